@@ -1,0 +1,48 @@
+"""Create the account key: the key that every request to the CA will be signed with.
+
+Call    none; this is a local step
+RFC     8555 section 6.2 (the key signs each request), 7638 (its thumbprint)
+Reads   acme.ini: [account] key_type
+Writes  state/account.key
+Run     python 01_create_account_key.py
+Next    02_create_cert_key_csr.py
+"""
+
+from pathlib import Path
+
+from common import config, jws, show, x509
+
+
+def create_account_key(key_type: str) -> bytes:
+    """A new private key as PEM. key_type: ec256, ec384, rsa2048, rsa3072 or rsa4096."""
+    key = x509.new_private_key(key_type)
+    return x509.private_key_pem(key)
+
+
+def describe(pem: bytes, file: Path) -> None:
+    """Show the public half of the key, as the CA will see it."""
+    key = x509.load_private_key(pem, file)
+    # The JWK goes into the first request; from then on the account URL stands for it.
+    # In step 05 the thumbprint ties each proof of control to this key.
+    show.facts(algorithm=jws.algorithm(key), JWK=jws.jwk(key), thumbprint=jws.thumbprint(key))
+
+
+def main() -> None:
+    settings, _ = config.start(__doc__)
+    state = settings.state
+    show.step("account key", "RFC 8555 section 6.2, RFC 7638")
+
+    path = state.path("account.key")
+    if state.exists("account.key"):
+        # Whoever loses this key loses the account, so nothing here ever overwrites it.
+        show.kept(path, "there is an account key already")
+    else:
+        state.write("account.key", create_account_key(settings.account.key_type))
+        show.wrote(path)
+    describe(path.read_bytes(), path)
+    show.result(path)
+    show.next_step("02_create_cert_key_csr.py")
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,84 @@
+"""Order a certificate for the names in the CSR.
+
+Call    POST newOrder
+RFC     8555 section 7.4
+Reads   state/pending/certificate.csr, state/account.json; acme.ini: [acme] profile
+Writes  state/pending/order.json
+Run     python 04_new_order.py
+Next    05_dns_challenge.py
+"""
+
+from typing import Any
+
+from common import acme, config, show, x509
+from common.failure import Usage
+
+USABLE = ("pending", "ready", "processing", "valid")  # section 7.1.6; "invalid" is the one status that is not
+
+
+def new_order(ca: acme.Client, domains: list[str], profile: str | None = None) -> acme.Answer:
+    """Ask for a certificate. The order's URL is in the answer's Location, and nowhere else: keep it."""
+    payload: dict[str, Any] = {"identifiers": [{"type": "dns", "value": name} for name in domains]}
+    if profile:
+        payload["profile"] = profile
+    return ca.post(ca.url("newOrder"), payload)
+
+
+def check_profile(ca: acme.Client, profile: str | None) -> None:
+    """Usage unless the directory offers this certificate profile (draft-ietf-acme-profiles)."""
+    offered = ca.directory.get("meta", {}).get("profiles", {})
+    if offered:
+        show.facts(profiles="\n".join(f"{name}: {description}" for name, description in offered.items()))
+    if profile and profile not in offered:
+        offers = f"it offers {', '.join(offered)}" if offered else "it offers no profiles"
+        raise Usage(
+            f"[acme] profile: this CA has no profile {profile}; {offers}",
+            "correct [acme] profile, or take it out",
+        )
+
+
+def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> dict[str, Any] | None:
+    """The order of an earlier run, when the CA says that it can still be used for the same names."""
+    try:
+        order = ca.post_as_get(saved["order_url"]).object(status=str, identifiers=list)
+    except acme.Problem as problem:
+        # Gone (404), or another account's (403): then it is of no use, and that is all we wanted to know.
+        show.facts(saved=f"the order of an earlier run cannot be had any more: {problem.what}")
+        return None
+    same_names = {identifier.get("value") for identifier in order["identifiers"]} == set(domains)
+    return order if same_names and order["status"] in USABLE else None
+
+
+def main() -> None:
+    settings, _ = config.start(__doc__)
+    state = settings.state
+    csr_path = state.path("pending/certificate.csr")
+    csr = x509.load_csr(state.read("pending/certificate.csr", "02_create_cert_key_csr.py"), csr_path)
+    domains = x509.dns_names(csr)
+    ca = acme.account_client(settings)
+    check_profile(ca, settings.acme.profile)
+
+    if state.exists("pending/order.json"):
+        show.step("the order of an earlier run", "RFC 8555 section 7.1.3")
+        saved = state.read_json("pending/order.json", "04_new_order.py")
+        if order := live_order(ca, saved, domains):
+            # A CA counts orders. One that is begun is worth going on with.
+            show.wrote(
+                state.write_json("pending/order.json", {"order_url": saved["order_url"], "order": order})
+            )
+            show.facts(resumed=f"status {order['status']}, expires {order.get('expires')}")
+            show.result(saved["order_url"])
+            show.next_step("05_dns_challenge.py" if order["status"] == "pending" else "06_finalize.py")
+            return
+
+    show.step("newOrder", "RFC 8555 section 7.4")
+    answer = new_order(ca, domains, settings.acme.profile)
+    order = answer.object(status=str)
+    show.wrote(state.write_json("pending/order.json", {"order_url": answer.location, "order": order}))
+    show.result(answer.location)
+    # "ready" at once means that the CA remembers earlier proofs of control and wants no new ones.
+    show.next_step("05_dns_challenge.py" if order["status"] == "pending" else "06_finalize.py")
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,289 @@
+"""Prove control of every name: dns-01 through Alibaba Cloud DNS, or by hand.
+
+Call    POST-as-GET authorization, Alidns AddDomainRecord, POST challenge, POST-as-GET order, Alidns DeleteDomainRecord
+RFC     8555 sections 7.5, 7.5.1, 8.1, 8.4
+Reads   state/pending/order.json, state/account.json; acme.ini: [dns], [alibaba]
+Writes  state/pending/dns_records.json (while records of this run exist)
+Run     python 05_dns_challenge.py
+Next    06_finalize.py
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from aliyunsdkalidns.request.v20150109.AddDomainRecordRequest import AddDomainRecordRequest
+from aliyunsdkalidns.request.v20150109.DeleteDomainRecordRequest import DeleteDomainRecordRequest
+from aliyunsdkalidns.request.v20150109.DescribeDomainRecordsRequest import DescribeDomainRecordsRequest
+from aliyunsdkalidns.request.v20150109.DescribeDomainsRequest import DescribeDomainsRequest
+
+from common import acme, alibaba, config, dns, jws, show
+from common.failure import Failure, Usage
+from common.journal import Entry, Journal
+
+AT_ONCE = 10  # calls in flight; Alibaba Cloud DNS takes 60 changes a second
+VALIDATION_TIMEOUT = 300  # seconds for the CA to look at every record
+# What DeleteDomainRecord says when there is nothing to delete any more.
+ALREADY_GONE = ("DomainRecordNotBelongToUser", "InvalidRecordId.NotFound", "DomainRecordNotExist")
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One dns-01 challenge: where the CA takes the answer, and what it wants to see at which name."""
+
+    domain: str
+    url: str
+    name: str
+    value: str
+
+
+def dns_txt_value(token: str, thumbprint: str) -> str:
+    """The TXT value that answers a dns-01 challenge (RFC 8555 sections 8.1 and 8.4).
+
+    token: base64url text from the CA; thumbprint: of the account key (RFC 7638)
+    """
+    key_authorization = f"{token}.{thumbprint}"
+    return jws.b64url(hashlib.sha256(key_authorization.encode("ascii")).digest())
+
+
+def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[Challenge]:
+    """The dns-01 challenge of every authorization that is not yet valid."""
+    thumbprint = jws.thumbprint(ca.key)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        # The first one is shown whole; the others are alike.
+        answers = pool.map(
+            lambda n: ca.post_as_get(authorization_urls[n], brief=n > 0), range(len(authorization_urls))
+        )
+        authorizations = [answer.object(status=str, identifier=dict, challenges=list) for answer in answers]
+    challenges = []
+    for authorization in authorizations:
+        domain = authorization["identifier"].get("value")
+        if authorization["status"] == "valid":
+            # The CA remembers an earlier proof. Nothing to do for this name.
+            show.facts(valid=f"{domain}, since an earlier order and until {authorization.get('expires')}")
+            continue
+        # By type, never by position; kinds we do not know, and challenges without a token, are not for us.
+        offered = [c for c in authorization["challenges"] if isinstance(c, dict)]
+        fitting = [c for c in offered if c.get("type") == "dns-01" and c.get("token") and c.get("url")]
+        if not fitting:
+            kinds = ", ".join(str(c.get("type")) for c in offered)
+            raise Failure(
+                f"{domain}: the CA offers no dns-01 challenge, but {kinds or 'none'}", "use another CA"
+            )
+        # A wildcard is proven at the name below it: section 7.1.4 takes the "*." away.
+        value = dns_txt_value(fitting[0]["token"], thumbprint)
+        challenges.append(Challenge(domain, fitting[0]["url"], f"_acme-challenge.{domain}", value))
+    return challenges
+
+
+def respond(ca: acme.Client, challenge: Challenge, brief: bool = False) -> acme.Answer:
+    """Tell the CA that it may look: an empty object, for the CA has all it needs (section 7.5.1)."""
+    return ca.post(challenge.url, {}, brief=brief)
+
+
+def my_zones(cloud: alibaba.Client) -> list[str]:
+    """The domains that this account has in Alibaba Cloud DNS, from every page of DescribeDomains."""
+    zones: list[str] = []
+    for page in range(1, 1000):
+        answer = cloud.call(DescribeDomainsRequest, {"PageNumber": str(page), "PageSize": "100"}, brief=True)
+        domains = answer["Domains"]["Domain"]
+        # An internationalised domain is known to DNS, and to the CA, by its A-label.
+        zones += [domain.get("PunyCode") or domain["DomainName"] for domain in domains]
+        if not domains or len(zones) >= answer["TotalCount"]:
+            break
+    return zones
+
+
+def add_txt_record(cloud: alibaba.Client, zone: str, rr: str, value: str, brief: bool = False) -> str:
+    """Add one more TXT value at a name, beside what is there; returns the RecordId.
+
+    rr: the name within the zone, "_acme-challenge.www", or "@" for the zone itself
+    """
+    parameters = {"DomainName": zone, "RR": rr, "Type": "TXT", "Value": value}
+    return cloud.call(AddDomainRecordRequest, parameters, brief)["RecordId"]
+
+
+def find_txt_record(cloud: alibaba.Client, zone: str, rr: str, value: str) -> str | None:
+    """The RecordId of a TXT record with exactly this name and value."""
+    parameters = {
+        "DomainName": zone,
+        "RRKeyWord": rr,
+        "TypeKeyWord": "TXT",
+        "ValueKeyWord": value,
+        "PageSize": "500",
+    }
+    records = cloud.call(DescribeDomainRecordsRequest, parameters)["DomainRecords"]["Record"]
+    # The service searches loosely: "_acme-challenge" finds "_acme-challenge.www" too.
+    return next((r["RecordId"] for r in records if (r["RR"], r["Value"]) == (rr, value)), None)
+
+
+def delete_txt_record(cloud: alibaba.Client, record_id: str, brief: bool = False) -> None:
+    """Delete one record, by the id that AddDomainRecord gave. One that is gone already is fine."""
+    try:
+        cloud.call(DeleteDomainRecordRequest, {"RecordId": record_id}, brief)
+    except alibaba.ApiError as error:
+        if error.code not in ALREADY_GONE:
+            raise
+
+
+class Publisher:
+    """Puts TXT records up, and takes back exactly those: the ones in its journal."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.cloud = alibaba.connect(settings, "alidns")
+        self.journal = Journal(settings.state, "pending/dns_records.json", "05_dns_challenge.py")
+        self.pool = ThreadPoolExecutor(AT_ONCE)
+
+    def publish(self, wanted: dict[str, set[str]]) -> dict[str, str]:
+        """Add every value of every name, all at once; returns the zone of each name."""
+        zones = my_zones(self.cloud)
+        show.facts(domains=f"{len(zones)} in this account")
+        zone_of = {}
+        for name in wanted:
+            # The longest of our own domains: right for example.com.cn, and for a sub-domain delegated to itself.
+            zone = dns.longest_zone(name, zones)
+            if not zone:
+                raise Usage(
+                    f"none of this account's {len(zones)} domains in Alibaba Cloud DNS holds {name}",
+                    "add the domain there, use a key of its account, or set [dns] provider = manual",
+                )
+            zone_of[name] = zone
+            show.facts(name=f"{name} in zone {zone}")
+        pairs = [(name, value) for name, values in wanted.items() for value in sorted(values)]
+        adding = [
+            self.pool.submit(self._add, zone_of[n], n, v, brief=i > 0) for i, (n, v) in enumerate(pairs)
+        ]
+        for addition in adding:
+            addition.result()
+        return zone_of
+
+    def clean_up(self) -> Failure | None:
+        """Delete what the journal holds, this run's records and an interrupted run's; what stays, stays in it."""
+        # Ctrl-C may have come in the middle of the additions: those under way end first, the others never begin.
+        self.pool.shutdown(cancel_futures=True)
+        entries = self.journal.entries()
+        if not entries:
+            return None
+        show.step("clean-up", "Alidns DeleteDomainRecord")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            deleting = [pool.submit(self._delete, entry, brief=i > 0) for i, entry in enumerate(entries)]
+        failures = [error for deletion in deleting if (error := deletion.exception())]
+        if not failures:
+            return None
+        left = f"{len(failures)} TXT records are still in the zone: {failures[0]}"
+        return Failure(left, "run 05_dns_challenge.py again: its journal knows them, and it deletes them")
+
+    def _add(self, zone: str, name: str, value: str, brief: bool) -> None:
+        rr = name.removesuffix(zone).rstrip(".") or "@"
+        entry, begun_before = self.journal.begin(zone=zone, rr=rr, value=value)
+        try:
+            self.journal.complete(entry, record_id=add_txt_record(self.cloud, zone, rr, value, brief))
+        except alibaba.ApiError as error:
+            duplicate = error.code == "DomainRecordDuplicate"
+            # It is ours if an earlier run, or an earlier try of this call, made it before it could hear the answer.
+            # Else it is somebody's record with this very value: it serves, and it is not ours to delete.
+            if not (error.may_have_run or (duplicate and begun_before) or error.status == 0):
+                self.journal.end(entry)
+            if not duplicate:
+                raise
+
+    def _delete(self, entry: Entry, brief: bool) -> None:
+        zone, rr, value = entry["zone"], entry["rr"], entry["value"]
+        record_id = entry.get("record_id") or find_txt_record(self.cloud, zone, rr, value)
+        if record_id:
+            delete_txt_record(self.cloud, record_id, brief)
+        self.journal.end(entry)
+
+
+@contextlib.contextmanager
+def records_taken_back(publisher: Publisher | None) -> Iterator[None]:
+    """Clean up on success, on failure and on Ctrl-C; the first error is the one that is told."""
+    try:
+        yield
+    except BaseException:
+        if publisher and (failure := publisher.clean_up()):
+            show.warn(f"{failure.what}\n{failure.remedy}")
+        raise
+    if publisher and (failure := publisher.clean_up()):
+        raise failure
+
+
+def prove(
+    ca: acme.Client,
+    settings: config.Settings,
+    order_url: str,
+    order: dict[str, Any],
+    publisher: Publisher | None,
+) -> None:
+    """From the order's authorizations to an order that is ready."""
+    show.step("authorizations", "RFC 8555 section 7.5")
+    challenges = pending_challenges(ca, order["authorizations"])
+
+    if challenges:
+        show.step("TXT records", "RFC 8555 section 8.4")
+        name_servers = dns.NameServers(settings.dns.nameservers)
+        wanted: dict[str, set[str]] = {}
+        for challenge in challenges:
+            # A CNAME at the challenge's name hands the proof over to another zone: the record goes where it points.
+            # example.com and *.example.com are proven at one name, with two values: both must be there.
+            wanted.setdefault(name_servers.follow_cname(challenge.name), set()).add(challenge.value)
+        if publisher:
+            zone_of = publisher.publish(wanted)
+            servers = {name: name_servers.for_zone(zone_of[name]) for name in wanted}
+        else:
+            for name, values in wanted.items():
+                show.ask("\n".join(f'    add  {name}.  TXT  "{value}"' for value in sorted(values)))
+            servers = {name: name_servers.for_name(name) for name in wanted}
+        # The CA looks once. A name server that has not heard of the record by then would fail the proof for good.
+        dns.wait_until_visible(wanted, servers, settings.dns.timeout or (300 if publisher else 3600))
+
+    show.step("challenges", "RFC 8555 section 7.5.1")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda n: respond(ca, challenges[n], brief=n > 0), range(len(challenges))))
+
+    show.step("order: pending, until every name is valid", "RFC 8555 section 7.1.6")
+    # One question about the order stands for one about each authorization.
+    answer = ca.poll(
+        order_url, lambda body: body["status"] != "pending", "CA to validate", VALIDATION_TIMEOUT
+    )
+    if answer.body["status"] == "invalid":
+        raise Failure(
+            why_invalid(ca, answer.body), "mend that; then run 04_new_order.py and this script again"
+        )
+
+
+def why_invalid(ca: acme.Client, order: dict[str, Any]) -> str:
+    """The CA's reason for every name that it refused, from the authorizations' challenges."""
+    lines = ["the order is invalid:"]
+    for url in order.get("authorizations", []):
+        authorization = ca.post_as_get(url, brief=True).object(status=str, identifier=dict, challenges=list)
+        errors = [c["error"] for c in authorization["challenges"] if isinstance(c.get("error"), dict)]
+        for error in errors:
+            kind = str(error.get("type", "")).rpartition(":")[2]
+            lines.append(f"  {authorization['identifier'].get('value')}: {kind} {acme.describe(error)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    settings, _ = config.start(__doc__)
+    saved = settings.state.read_json("pending/order.json", "04_new_order.py")
+    ca = acme.account_client(settings)
+    publisher = Publisher(settings) if settings.dns.provider == "alidns" else None
+    with records_taken_back(publisher):
+        show.step("order", "RFC 8555 section 7.1.3")
+        order = ca.post_as_get(saved["order_url"]).object(status=str, authorizations=list)
+        if order["status"] == "pending":
+            prove(ca, settings, saved["order_url"], order, publisher)
+        elif order["status"] == "invalid":
+            raise Failure(why_invalid(ca, order), "run 04_new_order.py for a new order")
+        else:
+            show.facts(order=f"is {order['status']}: nothing to prove")
+    show.result(saved["order_url"])
+    show.next_step("06_finalize.py")
+
+
+if __name__ == "__main__":
+    config.run(main)

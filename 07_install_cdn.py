@@ -1,0 +1,73 @@
+"""Install the certificate on Alibaba Cloud CDN, and see each domain serve it.
+
+Call    Cdn SetCdnDomainSSLCertificate, DescribeDomainCertificateInfo
+RFC     none; https://www.alibabacloud.com/help/en/cdn/developer-reference/api-cdn-2018-05-10-setcdndomainsslcertificate
+Reads   state/fullchain.pem, state/certificate.key; acme.ini: [cdn], [alibaba]
+Writes  nothing here; the certificate of each CDN domain
+Run     python 07_install_cdn.py
+Next    08_install_apigw.py
+"""
+
+from aliyunsdkcdn.request.v20180510.DescribeDomainCertificateInfoRequest import (
+    DescribeDomainCertificateInfoRequest,
+)
+from aliyunsdkcdn.request.v20180510.SetCdnDomainSSLCertificateRequest import SetCdnDomainSSLCertificateRequest
+
+from common import alibaba, config, install, show, x509
+
+
+def set_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair) -> None:
+    """Hand certificate and key to the CDN. The answer only says that it has them."""
+    parameters = {
+        "DomainName": domain,
+        "SSLProtocol": "on",
+        "CertType": "upload",
+        "CertName": pair.name_for(domain),
+        "SSLPub": pair.chain_pem,
+        "SSLPri": pair.private_key_pem,
+    }
+    cdn.call(SetCdnDomainSSLCertificateRequest, parameters)
+
+
+def shows_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair, brief: bool = False) -> bool:
+    """Whether the CDN says that this certificate is the domain's."""
+    answer = cdn.call(DescribeDomainCertificateInfoRequest, {"DomainName": domain}, brief)
+    for info in answer["CertInfos"]["CertInfo"]:
+        pem = info.get("ServerCertificate") or ""
+        if info.get("ServerCertificateStatus") == "on" and pem:
+            return x509.split_chain(pem.encode(), domain)[0] == pair.leaf
+    return False
+
+
+def install_on(
+    cdn: alibaba.Client, domain: str, pair: install.KeyPair, verify_at: tuple[str, int] | None
+) -> None:
+    show.step(f"{domain}: the certificate it has", "Cdn DescribeDomainCertificateInfo")
+    if shows_certificate(cdn, domain, pair):
+        show.facts(certificate="this one already")
+    else:
+        show.step(f"{domain}: the new certificate", "Cdn SetCdnDomainSSLCertificate")
+        set_certificate(cdn, domain, pair)
+        show.step(f"{domain}: read back", "Cdn DescribeDomainCertificateInfo")
+        install.wait_until(
+            f"the CDN to show it for {domain}",
+            lambda: None if shows_certificate(cdn, domain, pair, brief=True) else "it shows another one",
+        )
+    # The API's word is one thing; what a browser gets is another.
+    show.step(f"{domain}: TLS handshake", "RFC 8446, RFC 6066 section 3 (SNI)")
+    install.wait_until_served(domain, pair, verify_at)
+    show.result(f"{domain} {x509.serial_hex(pair.leaf)}")
+
+
+def main() -> None:
+    settings, _ = config.start(__doc__)
+    domains = settings.need("cdn", "domains")
+    # Key, dates and names are checked before the first call: the CDN would take a certificate that nobody trusts.
+    pair = install.load_key_pair(settings.state, domains)
+    cdn = alibaba.connect(settings, "cdn")
+    install.for_each(domains, lambda domain: install_on(cdn, domain, pair, settings.cdn.verify_at))
+    show.next_step("08_install_apigw.py")
+
+
+if __name__ == "__main__":
+    config.run(main)

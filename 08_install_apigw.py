@@ -1,0 +1,76 @@
+"""Install the certificate on Alibaba Cloud API Gateway, and see each domain serve it.
+
+Call    CloudAPI SetDomainCertificate, DescribeDomain
+RFC     none; https://www.alibabacloud.com/help/en/api-gateway/developer-reference/api-cloudapi-2016-07-14-setdomaincertificate
+Reads   state/fullchain.pem, state/certificate.key; acme.ini: [apigateway], [alibaba]
+Writes  nothing here; the certificate of each domain of the API group
+Run     python 08_install_apigw.py
+Next    09_revoke.py, or leave it at that: the certificate is in use
+"""
+
+from aliyunsdkcloudapi.request.v20160714.DescribeDomainRequest import DescribeDomainRequest
+from aliyunsdkcloudapi.request.v20160714.SetDomainCertificateRequest import SetDomainCertificateRequest
+
+from common import alibaba, config, install, show, x509
+
+
+def set_certificate(gateway: alibaba.Client, group_id: str, domain: str, pair: install.KeyPair) -> None:
+    """Hand certificate and key to a domain that is bound to an API group."""
+    parameters = {
+        "GroupId": group_id,
+        "DomainName": domain,
+        "CertificateName": pair.name_for(domain),
+        "CertificateBody": pair.chain_pem,
+        "CertificatePrivateKey": pair.private_key_pem,
+    }
+    gateway.call(SetDomainCertificateRequest, parameters)
+
+
+def shows_certificate(
+    gateway: alibaba.Client, group_id: str, domain: str, pair: install.KeyPair, brief: bool = False
+) -> bool:
+    """Whether API Gateway says that this certificate is the domain's. (Its answer holds the private key too.)"""
+    answer = gateway.call(DescribeDomainRequest, {"GroupId": group_id, "DomainName": domain}, brief)
+    pem = answer.get("CertificateBody") or ""
+    return bool(pem) and x509.split_chain(pem.encode(), domain)[0] == pair.leaf
+
+
+def install_on(
+    gateway: alibaba.Client,
+    group_id: str,
+    domain: str,
+    pair: install.KeyPair,
+    verify_at: tuple[str, int] | None,
+) -> None:
+    show.step(f"{domain}: the certificate it has", "CloudAPI DescribeDomain")
+    if shows_certificate(gateway, group_id, domain, pair):
+        show.facts(certificate="this one already")
+    else:
+        show.step(f"{domain}: the new certificate", "CloudAPI SetDomainCertificate")
+        set_certificate(gateway, group_id, domain, pair)
+        show.step(f"{domain}: read back", "CloudAPI DescribeDomain")
+        install.wait_until(
+            f"API Gateway to show it for {domain}",
+            lambda: (
+                None
+                if shows_certificate(gateway, group_id, domain, pair, brief=True)
+                else "it shows another one"
+            ),
+        )
+    show.step(f"{domain}: TLS handshake", "RFC 8446, RFC 6066 section 3 (SNI)")
+    install.wait_until_served(domain, pair, verify_at)
+    show.result(f"{domain} {x509.serial_hex(pair.leaf)}")
+
+
+def main() -> None:
+    settings, _ = config.start(__doc__)
+    group_id, domains = settings.need("apigateway", "group_id"), settings.need("apigateway", "domains")
+    pair = install.load_key_pair(settings.state, domains)
+    gateway = alibaba.connect(settings, "apigateway")
+    verify_at = settings.apigateway.verify_at
+    install.for_each(domains, lambda domain: install_on(gateway, group_id, domain, pair, verify_at))
+    show.next_step("09_revoke.py (only when the certificate must no longer be trusted), or 10_pkcs12_iis.py")
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,316 @@
+"""acme.ini, and the command line that all scripts share.
+
+config.run(main) is how a script starts; config.start(__doc__) gives it its Settings. A setting is what the
+dataclasses below say: the section is the class's, the key is the field's, the parser is in its metadata.
+"""
+
+import argparse
+import configparser
+import dataclasses
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common import names, show
+from common.failure import Failure, Usage
+from common.state import State
+
+STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
+KNOWN_CAS = {
+    STAGING: "Let's Encrypt staging",
+    "https://acme-v02.api.letsencrypt.org/directory": "Let's Encrypt",
+    "https://acme.zerossl.com/v2/DV90": "ZeroSSL",
+    "https://dv.acme-v02.api.pki.goog/directory": "Google Trust Services",
+}
+KEY_TYPES = ("ec256", "ec384", "rsa2048", "rsa3072", "rsa4096")
+WINDOWS_VERSIONS = ("2012", "2016", "2019", "2022", "2025")
+
+
+# What a value may be: each parser takes the text and raises ValueError with a sentence.
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _yes_or_no(text: str) -> bool:
+    return _one_of("yes", "no")(text.lower()) == "yes"
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) or float(text) == 0:
+        raise ValueError(f"{text!r} is not a number of seconds, such as 120")
+    return float(text)
+
+
+def _https_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+        raise ValueError(
+            f"{text!r} is not an https:// address; RFC 8555 section 6.1 wants HTTPS, and so do we"
+        )
+    return text
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"\[?([0-9A-Za-z.:-]+?)\]?:([0-9]{1,5})", text)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise ValueError(f"{text!r} is not host:port")
+    return match[1], int(match[2])
+
+
+def _server(text: str) -> tuple[str, int]:
+    """A name server: an address, with ":port" where it is not 53."""
+    return _host_and_port(text if re.search(r"\]:[0-9]+$|^[^:]*:[0-9]+$", text) else f"[{text}]:53")
+
+
+def _endpoint(text: str) -> str:
+    """A cloud API's host, with ":port" where it is not 443. Never a scheme: the calls are HTTPS, always."""
+    if not re.fullmatch(r"[0-9A-Za-z.-]+(:[0-9]{1,5})?", text):
+        raise ValueError(f"{text!r} is not host or host:port (no https://, it is always HTTPS)")
+    return text
+
+
+def _region(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,40}", text):
+        raise ValueError(f"{text!r} is not a region id, such as cn-hangzhou")
+    return text
+
+
+def _contact(text: str) -> tuple[str, ...]:
+    parts = _list(_text)(text)
+    for part in parts:
+        if not re.fullmatch(r"mailto:[^@\s,?]+@[^@\s,?]+", part):
+            raise ValueError(f"{part!r} is not a contact, such as mailto:admin@example.com")
+    return parts
+
+
+def _cdn_domain(text: str) -> str:
+    # Alibaba's CDN writes a wildcard domain as ".example.com".
+    return names.dns_name("*" + text)[1:] if text.startswith(".") else names.dns_name(text)
+
+
+def _list(parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def parse_list(text: str) -> tuple[Any, ...]:
+        items = [item.strip() for item in re.split(r"[,\n]", text)]
+        # The order is the person's; a name written twice counts once.
+        return tuple(dict.fromkeys(parse(item) for item in items if item))
+
+    return parse_list
+
+
+def _setting(parse: Callable[[str], Any], default: Any = None) -> Any:
+    return field(default=default, metadata={"parse": parse})
+
+
+# A path in the settings is relative to the settings file; load() makes it so.
+_path = Path
+
+
+@dataclass(frozen=True)
+class Acme:
+    directory: str = _setting(_https_url, STAGING)
+    agree_to_terms_of_service: bool = _setting(_yes_or_no, False)
+    contact: tuple[str, ...] = _setting(_contact, ())
+    ca_bundle: Path | None = _setting(_path)
+    profile: str | None = _setting(_text)
+    preferred_chain: str | None = _setting(_text)
+    eab_key_id: str | None = _setting(_text)
+    eab_hmac_key_file: Path | None = _setting(_path)
+
+
+@dataclass(frozen=True)
+class Account:
+    key_type: str = _setting(_one_of(*KEY_TYPES), "ec256")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    domains: tuple[str, ...] = _setting(_list(names.dns_name), ())
+    key_type: str = _setting(_one_of(*KEY_TYPES), "rsa2048")
+
+
+@dataclass(frozen=True)
+class Dns:
+    provider: str = _setting(_one_of("alidns", "manual"), "alidns")
+    nameservers: tuple[tuple[str, int], ...] = _setting(_list(_server), ())
+    timeout: float | None = _setting(_seconds)
+
+
+@dataclass(frozen=True)
+class Alibaba:
+    region: str = _setting(_region, "cn-hangzhou")
+    profile: str | None = _setting(_text)
+    credentials_file: Path | None = _setting(_path)
+    alidns_endpoint: str | None = _setting(_endpoint)
+    cdn_endpoint: str | None = _setting(_endpoint)
+    apigateway_endpoint: str | None = _setting(_endpoint)
+    ca_bundle: Path | None = _setting(_path)
+
+
+@dataclass(frozen=True)
+class Cdn:
+    domains: tuple[str, ...] = _setting(_list(_cdn_domain), ())
+    verify_at: tuple[str, int] | None = _setting(_host_and_port)
+
+
+@dataclass(frozen=True)
+class ApiGateway:
+    group_id: str | None = _setting(_text)
+    domains: tuple[str, ...] = _setting(_list(names.dns_name), ())
+    verify_at: tuple[str, int] | None = _setting(_host_and_port)
+
+
+@dataclass(frozen=True)
+class Iis:
+    windows: str = _setting(_one_of(*WINDOWS_VERSIONS), "2022")
+    password_file: Path | None = _setting(_path)
+
+
+@dataclass(frozen=True)
+class Files:
+    directory: Path = _setting(_path, Path("state"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything acme.ini says, with defaults where it is silent."""
+
+    file: Path
+    acme: Acme = Acme()
+    account: Account = Account()
+    certificate: Certificate = Certificate()
+    dns: Dns = Dns()
+    alibaba: Alibaba = Alibaba()
+    cdn: Cdn = Cdn()
+    apigateway: ApiGateway = ApiGateway()
+    iis: Iis = Iis()
+    files: Files = Files()
+
+    @property
+    def state(self) -> State:
+        return State(self.files.directory)
+
+    def need(self, section: str, key: str) -> Any:
+        """A setting that this script cannot do without; Usage naming file, section and key when it is not there."""
+        value = getattr(getattr(self, section), key)
+        if not value:
+            raise Usage(f"{self.file}: [{section}] {key} is missing", "acme.example.ini shows every setting")
+        return value
+
+
+def load(file: Path) -> Settings:
+    """Read a settings file; Usage, naming file, section and key, for whatever in it cannot be."""
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(file.read_text(encoding="utf-8-sig"), source=str(file))
+    except OSError as error:
+        raise Usage(f"{file}: {error.strerror}", "copy acme.example.ini to acme.ini and fill it in") from None
+    except UnicodeDecodeError:
+        raise Usage(f"{file}: is not UTF-8 text", "save it as UTF-8") from None
+    except configparser.Error as error:
+        raise Usage(
+            f"{file}: {error.message.splitlines()[0]}", "write [section] lines and key = value lines"
+        ) from None
+    sections = {f.name: f.type for f in dataclasses.fields(Settings) if f.name != "file"}
+    loaded = {}
+    for section in parser.sections():
+        if section not in sections:
+            raise Usage(f"{file}: there is no section [{section}]", f"the sections are {', '.join(sections)}")
+        loaded[section] = _load_section(file, section, sections[section], dict(parser[section]))
+    relative_to_file = file.absolute().parent
+    folder = loaded.get("files", Files()).directory
+    loaded["files"] = Files(relative_to_file / folder)
+    return Settings(file=file, **loaded)
+
+
+def _load_section(file: Path, section: str, kind: Any, texts: dict[str, str]) -> Any:
+    parsers = {f.name: f.metadata["parse"] for f in dataclasses.fields(kind)}
+    values = {}
+    for key, text in texts.items():
+        where = f"{file}: [{section}] {key}"
+        if key not in parsers:
+            raise Usage(f"{where}: there is no such setting", f"[{section}] has {', '.join(parsers)}")
+        if not text.strip():
+            raise Usage(f"{where}: has no value", "give it one, or take the line out")
+        try:
+            values[key] = parsers[key](text.strip())
+        except ValueError as error:
+            raise Usage(f"{where}: {error}", f"correct it in {file}") from None
+        if isinstance(values[key], Path):
+            values[key] = file.absolute().parent / values[key].expanduser()
+    return kind(**values)
+
+
+def start(
+    docstring: str | None, add_options: Callable[[argparse.ArgumentParser], None] | None = None
+) -> tuple[Settings, argparse.Namespace]:
+    """Read the command line and the settings, and say on the first line which settings and which CA."""
+    parser = argparse.ArgumentParser(
+        usage=f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet] …"
+        if add_options
+        else f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet]",
+        description=docstring,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings; else $ACME_CONFIG, ./acme.ini, ./lab.ini"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the result and errors only")
+    if add_options:
+        add_options(parser)
+    options = parser.parse_args()
+    settings = load(options.config or _default_file())
+    show.start(Path(sys.argv[0]).stem, quiet=options.quiet, trace=settings.files.directory / "trace.jsonl")
+    show.say(f"settings {settings.file}   CA {ca_name(settings.acme.directory)}")
+    return settings, options
+
+
+def ca_name(directory: str) -> str:
+    known = KNOWN_CAS.get(directory)
+    return f"{known}, {directory}" if known else directory
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's main(); end the process with exit code 0, 1 or 2, and an error in words."""
+    # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+        sys.stdout.flush()
+    except Failure as failure:
+        show.failure(failure)
+        sys.exit(failure.exit_code)
+    except KeyboardInterrupt:
+        show.failure(Failure("interrupted", "run it again; it goes on from where it was"))
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read our output has left. Keep the interpreter from failing over it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _default_file() -> Path:
+    if os.environ.get("ACME_CONFIG"):
+        return Path(os.environ["ACME_CONFIG"])
+    for candidate in ("acme.ini", "lab.ini"):
+        if Path(candidate).exists():
+            return Path(candidate)
+    raise Usage(
+        "there is no acme.ini here", "copy acme.example.ini to acme.ini and fill it in, or start the lab"
+    )

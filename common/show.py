@@ -1,0 +1,298 @@
+"""The narration: the one place where an exchange is printed and written to the trace, and secrets are taken out.
+
+Everything goes to standard error, except result(): that is what a pipe gets. Whatever leaves through this module
+passes clean() first, so a caller cannot forget to hide a secret, only to register it with secret().
+"""
+
+import base64
+import contextlib
+import functools
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from common.failure import Failure
+
+HIDDEN = "(secret)"
+
+# Members whose value is a secret wherever they stand: in a parameter, a JSON body, a URL, an error text.
+# (A JWS's own "signature", in lower case, is not one; a cloud call's "Signature" signs a call that may be replayed.)
+_SECRET_NAMES = (
+    "SSLPri|CertificatePrivateKey|PrivateKey|AccessKeySecret|SecurityToken|Signature|StringToSign"
+    "|Authorization|Password"
+)
+_SECRET_MEMBER = re.compile(_SECRET_NAMES)
+_SECRET_PARAMETER = re.compile(rf"({_SECRET_NAMES})(%3D|=)[^&\s\"']+")
+# A private key block, whole or cut off, plain or percent-encoded once or twice.
+_MARK = r"[A-Z0-9 +%]*?PRIVATE(?: |\+|%20|%2520)KEY-----"
+_PRIVATE_KEY = re.compile(rf"-----BEGIN{_MARK}.*?(?:-----END{_MARK}|\Z)", re.DOTALL)
+_WIDTH = 100
+_MOST_ITEMS = 6
+_lock = threading.RLock()
+
+
+class _Output:
+    """What start() settled: which script speaks, whether it is quiet, where the trace goes."""
+
+    script = ""
+    quiet = False
+    trace: Path | None = None
+    secrets: tuple[str, ...] = ()
+
+
+def start(script: str, quiet: bool = False, trace: Path | None = None) -> None:
+    """Begin the narration of one script, such as "03_new_account"."""
+    _Output.script, _Output.quiet, _Output.trace = script, quiet, trace
+
+
+def secret(value: str) -> str:
+    """Register a secret, so that it is never printed or traced in any common encoding; returns it."""
+    raw = value.encode()
+    forms = {value, quote(value, safe=""), quote(value), raw.hex(), json.dumps(value)[1:-1]}
+    forms |= {encode(raw).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)}
+    with _lock:
+        known = {*_Output.secrets, *(form for form in forms if len(form) >= 4)}
+        # The longest first, so that no shorter form leaves the rest of a longer one standing.
+        _Output.secrets = tuple(sorted(known, key=len, reverse=True))
+    return value
+
+
+def clean(text: str) -> str:
+    """The text without private keys, registered secrets and the values of secret parameters."""
+    text = _PRIVATE_KEY.sub("(private key)", text)
+    for value in _Output.secrets:
+        text = text.replace(value, HIDDEN)
+    return _SECRET_PARAMETER.sub(rf"\1\2{HIDDEN}", text)
+
+
+def say(text: str, style: str = "") -> None:
+    """A line of narration."""
+    if not _Output.quiet:
+        _write(text, style)
+
+
+def step(title: str, source: str = "") -> None:
+    """The heading of a call: its name, and where it is described."""
+    number = _Output.script[:2]
+    say(f"\n{number}  {title:<55} {source}".rstrip(), "bold")
+
+
+def exchange(
+    method: str,
+    url: str,
+    sent: Mapping[str, Any],
+    status: str,
+    received: Mapping[str, Any],
+    seconds: float,
+    kind: str,
+    brief: bool = False,
+) -> None:
+    """Print one request with its answer, as one block, and write it to the trace.
+
+    sent, received: label -> text or JSON value, in the order to be printed
+    status: "201 Created", or what went wrong when no answer came
+    kind: "acme", "alibaba" or "dns", for readers of the trace
+    brief: print one line only: the second authorization teaches nothing that the first did not
+    """
+    if brief:
+        say(f"--> {method} {url} {sent.get('action', '')}  <-- {status}".replace("  <--", " <--", 1))
+    else:
+        say("\n".join([f"--> {method} {url}", *_fields(sent), f"<-- {status}", *_fields(received)]))
+    _append_to_trace(
+        {"kind": kind, "method": method, "url": url, "sent": sent, "status": status, "received": received},
+        seconds,
+    )
+
+
+def facts(**values: Any) -> None:
+    """What was found out, a line each: facts(names="example.com", status="valid")."""
+    say("\n".join(_fields(values)))
+
+
+def wrote(path: Path) -> None:
+    say(f"wrote {_relative(path)}", "green")
+
+
+def kept(path: Path, why: str) -> None:
+    say(f"kept {_relative(path)}: {why}", "green")
+
+
+def next_step(script: str) -> None:
+    say(f"next  {script}")
+
+
+def warn(text: str) -> None:
+    """Something the person should know although the script goes on; printed even when quiet."""
+    _write(f"note: {text}", "yellow")
+
+
+def ask(text: str) -> None:
+    """What the person must do now for the script to go on; printed even when quiet."""
+    _write(text, "bold")
+
+
+def result(text: str | Path) -> None:
+    """The script's result, on standard output: a path, a URL, a serial number."""
+    with _lock:
+        print(clean(str(text)), flush=True)
+
+
+def failure(error: Failure) -> None:
+    """Print an error: what was asked, what came back, what to do."""
+    _write(f"error: {error.what}", "bold red")
+    if error.remedy:
+        _write(f"what to do: {error.remedy}", "yellow")
+    _append_to_trace({"kind": "failure", "what": error.what, "remedy": error.remedy}, 0)
+
+
+@contextlib.contextmanager
+def waiting(timeout: float) -> Iterator["Waiting"]:
+    """While something is waited for: what, and for how long, on one line that renews itself."""
+    display = Waiting(timeout)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+class Waiting:
+    """One wait of at most `timeout` seconds. On a terminal a live line; in a pipe a line when the reason changes."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.started = time.monotonic()
+        self.reason = ""
+        self._status: Any = None
+
+    def update(self, reason: str) -> None:
+        line = clean(
+            f"waiting for {reason}, {time.monotonic() - self.started:.0f} of at most {self.timeout:.0f} s"
+        )
+        if _Output.quiet:
+            return
+        if sys.stderr.isatty():
+            if self._status is None:
+                self._status = _console().status(line)
+                self._status.start()
+            self._status.update(line)
+        elif reason != self.reason:
+            _write(line)
+        self.reason = reason
+
+    def close(self) -> None:
+        if self._status:
+            self._status.stop()
+
+
+def _write(text: str, style: str = "") -> None:
+    text = clean(text)
+    with _lock:
+        # rich knows terminals: colours, Windows, NO_COLOR. A pipe gets plain text, and no import of rich.
+        if sys.stderr.isatty():
+            from rich.text import Text
+
+            line = Text(text, style=style)
+            if not style:
+                line.highlight_regex(r"(?m)^(-->|<--).*$", "bold cyan")
+                line.highlight_regex(r"(?m)^    [A-Za-z-]+ ", "dim")
+            _console().print(line, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+@functools.cache
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _fields(values: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for label, value in values.items():
+        text = value if isinstance(value, str) else _json(value)
+        first, *more = text.splitlines() or [""]
+        lines.append(f"    {label:<12} {first}".rstrip())
+        lines += [f"    {'':<12} {line}" for line in more]
+    return lines
+
+
+def _json(value: Any) -> str:
+    """JSON for reading: what fits on a line stays on it; long strings shortened, with their length."""
+    return _laid_out(_shortened(_without_secrets(value)), 0)
+
+
+def _laid_out(value: Any, indent: int) -> str:
+    line = json.dumps(value, ensure_ascii=False)
+    if len(line) + indent <= _WIDTH or not value or not isinstance(value, dict | list):
+        return line
+    inner = " " * (indent + 2)
+    if isinstance(value, dict):
+        items = [
+            f"{inner}{json.dumps(key)}: {_laid_out(member, indent + 2)}" for key, member in value.items()
+        ]
+        return "{\n" + ",\n".join(items) + f"\n{' ' * indent}}}"
+    items = [inner + _laid_out(item, indent + 2) for item in value]
+    return "[\n" + ",\n".join(items) + f"\n{' ' * indent}]"
+
+
+def shorten(text: str, limit: int = 72) -> str:
+    """The beginning and the end of a long text, and its length."""
+    if len(text) <= limit:
+        return text
+    head, tail = text[:24].splitlines()[0], text[-8:].strip().splitlines()[-1]
+    return f"{head}…{tail} ({len(text)} characters)"
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        # A URL is to be read and followed; anything else this long is base64 or PEM.
+        return value if value.startswith("https://") else shorten(value)
+    if isinstance(value, Mapping):
+        return {key: _shortened(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        shown = [
+            _shortened(member) for member in value[: _MOST_ITEMS if len(value) > _MOST_ITEMS + 1 else None]
+        ]
+        return shown if len(shown) == len(value) else [*shown, f"… and {len(value) - len(shown)} more"]
+    return value
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if _SECRET_MEMBER.fullmatch(str(key)) else _without_secrets(member)
+            for key, member in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_without_secrets(member) for member in value]
+    return clean(value) if isinstance(value, str) else value
+
+
+def _append_to_trace(record: dict[str, Any], seconds: float) -> None:
+    if not _Output.trace:
+        return
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    whole = {"time": now, "script": _Output.script, "seconds": round(seconds, 4), **record}
+    line = json.dumps(_without_secrets(whole))
+    with _lock, contextlib.suppress(OSError):
+        # The trace is a convenience: a full disk must not stop a script that could still clean up.
+        _Output.trace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(_Output.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
