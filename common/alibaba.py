@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ TIMEOUT = (5, 20)  # seconds: to connect, to wait for the answer
 # Errors that pass by themselves. Everything else stays as it is however often one asks.
 _PASSING = ("Throttling", "ServiceBusy", "ServiceUnavailable", "InternalError", "SignatureNonceUsed")
 _NO_ANSWER = "NoAnswer"
+_NO_TLS = "NoTls"
 
 # Error code, or its beginning -> what the person can do.
 REMEDIES = {
@@ -47,6 +49,7 @@ REMEDIES = {
     "ServiceBusy": "the service is still at work on the last change: run this again in a minute",
     "SignatureDoesNotMatch": "the access key secret does not belong to the id: check the credentials",
     "Throttling": "too many calls from this account: run this again in a minute",
+    _NO_TLS: "nobody we trust vouches for this host: is there a proxy in between, or is the clock wrong?",
     _NO_ANSWER: "check the network and the proxy; then run this again",
 }
 
@@ -133,7 +136,7 @@ class Client:
                 return self._call_once(request_class, parameters, brief)
             except ApiError as error:
                 error.may_have_run = may_have_run
-                broke_off = error.status == 0 or error.status >= 500
+                broke_off = error.code == _NO_ANSWER or error.status >= 500
                 if attempt == TRIES or not (broke_off or error.code.startswith(_PASSING)):
                     raise
                 may_have_run = may_have_run or broke_off
@@ -167,7 +170,7 @@ class Client:
         try:
             self._sdk.do_action_with_exception(request)
         except ClientException as error:
-            reason = show.clean(str(error.message)).partition(" url: ")[0]
+            reason = _reason(str(error.message))
         except Exception as error:  # noqa: BLE001 - the SDK fails in many ways on error bodies it does not expect
             reason = type(error).__name__
         status, text = self._answer.value or (0, "")
@@ -178,7 +181,8 @@ class Client:
             time.monotonic() - started, "alibaba", brief and status == 200,
         )  # fmt: skip
         if not status:
-            raise ApiError(action, _NO_ANSWER, f"{self.endpoint}: {reason}", 0)
+            code = _NO_TLS if re.search("certificate|SSL", reason) else _NO_ANSWER
+            raise ApiError(action, code, f"{self.endpoint}: {reason}", 0)
         if answer is None:
             raise ApiError(
                 action, "UnreadableAnswer", f"{self.endpoint} answered {status} with no JSON object", status
@@ -267,6 +271,16 @@ def _silence_sdk_logs() -> None:
     """The SDK logs URLs and answers, some at ERROR, and prints requests when $DEBUG is "sdk"."""
     for name in ("aliyunsdkcore", "aliyunsdkcore.client", "aliyunsdkcore.http.http_response"):
         logging.getLogger(name).disabled = True
+
+
+def _reason(message: str) -> str:
+    """Why there was no answer, from the SDK's message, which quotes the URL with all that is in it."""
+    cause = message.partition("(Caused by ")[2] or message
+    words = re.sub(r"<[^>]*>: |url: \S+", "", cause)  # objects and addresses
+    known = re.search(
+        r"certificate verify failed[^(]*|hostname '[^\"]*|\[Errno -?\d+\] [^'\")]*|timed out", words
+    )
+    return show.clean(known[0] if known else words).strip(" .(")
 
 
 def _object(text: str) -> dict[str, Any] | None:

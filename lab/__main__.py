@@ -1,0 +1,131 @@
+"""Practise ACME on this machine alone: a real CA, name servers, and an emulated Alibaba Cloud.
+
+python3 lab demo    run every script in order against a lab of its own, and check each result from outside
+python3 lab up      start the lab and stay, for the scripts typed in a second terminal; Ctrl-C ends it
+python3 lab test    run the tests; what follows goes to pytest
+
+The first call makes .venv, installs what is needed there, and finds Pebble or says how to get it.
+"""
+
+import argparse
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main() -> int:
+    """Prepare the machine, then run one command; the exit code is 0, 1 or 2."""
+    # This file, unlike the rest, must be readable for an old Python, so that it can say this.
+    if sys.version_info < (3, 10):  # noqa: UP036
+        version = ".".join(str(number) for number in sys.version_info[:3])
+        print("lab: Python 3.10 or newer is needed; this is Python " + version, file=sys.stderr)
+        return 2
+    # "python3 lab" puts the lab's own folder first in the path, where its modules would hide others.
+    if not __package__:
+        sys.path[0] = ROOT
+    from lab import LabError
+
+    try:
+        return run(sys.argv[1:])
+    except LabError as error:
+        print("lab: " + str(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 1
+
+
+def run(arguments: "list[str]") -> int:
+    """Run the command that these arguments name."""
+    from lab import bootstrap
+
+    # pytest has options of its own, which argparse would take for unknown ones.
+    if arguments[:1] == ["test"]:
+        bootstrap.enter_virtual_environment(["requirements.txt", "tests/requirements.txt"], arguments)
+        return test(bootstrap.ensure_pebble(), arguments[1:])
+    options = parser().parse_args(arguments)
+    bootstrap.enter_virtual_environment(["requirements.txt"], arguments)
+    bootstrap.ensure_pebble()
+    if options.command == "demo":
+        from lab import demo
+
+        return demo.run(options)
+    from lab import up
+
+    return up.run(options)
+
+
+def test(pebble: str, arguments: "list[str]") -> int:
+    """Run pytest on all tests, or on those that the arguments name."""
+    import pytest
+
+    os.environ["PEBBLE"] = pebble
+    os.chdir(ROOT)
+    return int(pytest.main(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of demo and up."""
+    parser = argparse.ArgumentParser(
+        prog="python3 lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | up | test")
+
+    demo = commands.add_parser("demo", help="run every script, check each result from outside")
+    demo.add_argument("--domains", metavar="NAMES", help="names for the certificate, comma separated")
+    demo.add_argument("--keep", action="store_true", help="keep the folder with every file that was made")
+    demo.add_argument("--quiet", action="store_true", help="print the table only")
+
+    up = commands.add_parser("up", help="start the lab and stay until Ctrl-C")
+    up.add_argument("--ca-port", type=port, default=14000, metavar="N")
+    up.add_argument("--management-port", type=port, default=15000, metavar="N")
+    up.add_argument("--dns-port", type=port, nargs=2, default=[5301, 5302], metavar="N")
+    up.add_argument("--alibaba-port", type=port, default=5300, metavar="N")
+    up.add_argument("--cdn-port", type=port, default=5443, metavar="N")
+    up.add_argument("--apigateway-port", type=port, default=5444, metavar="N")
+    up.add_argument(
+        "--lag", type=seconds, nargs=2, default=[0.0, 0.0], metavar="S", help="how late each name server is"
+    )
+    up.add_argument(
+        "--nonce-reject", type=percent, default=0, metavar="P", help="percent of good nonces refused"
+    )
+    up.add_argument(
+        "--va-sleep", type=int, default=0, metavar="S", help="the CA waits up to S seconds to validate"
+    )
+    up.add_argument("--authz-reuse", type=percent, default=0, metavar="P", help="percent reused")
+    up.add_argument("--chain-length", type=int, default=1, metavar="N", help="intermediate CAs")
+    up.add_argument("--alternate-roots", type=int, default=0, metavar="N", help="alternate chains")
+    up.add_argument("--strict", action="store_true", help="Pebble refuses what a later version will refuse")
+    up.add_argument("--directory", metavar="DIR", help="where lab.ini and the state go, else the repository")
+
+    commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
+    return parser
+
+
+def port(text: str) -> int:
+    """A port that needs no root; 0 is any free one."""
+    number = int(text)
+    if number != 0 and not 1024 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port from 1024 to 65535, or 0 for any")
+    return number
+
+
+def percent(text: str) -> int:
+    """A whole number from 0 to 100."""
+    number = int(text)
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 100")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, from 0."""
+    number = float(text)
+    if not 0 <= number < 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

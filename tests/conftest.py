@@ -1,0 +1,140 @@
+"""What the tests share: the guard around the network, a lab, and a learner who runs the scripts in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GUARD = ROOT / "tests" / "guard"
+for folder in (str(ROOT), str(GUARD)):
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+import sitecustomize  # noqa: E402, F401 - from here on, in this process too, only loopback can be reached
+
+from lab import Lab  # noqa: E402
+
+SCRIPTS = {path.name[:2]: path for path in sorted(ROOT.glob("[0-9][0-9]_*.py"))}
+PASSWORD = "a password of the tests' own"  # noqa: S105
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one script did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def all(self) -> str:
+        return self.out + self.err
+
+
+class Learner:
+    """A person in a folder with a settings file, who runs scripts by their numbers."""
+
+    def __init__(self, folder: Path, lab: Lab, **sections: Any) -> None:
+        self.folder = folder
+        self.lab = lab
+        self.ini = folder / "acme.ini"
+        self.state = folder / "state"
+        self.environment = lab.environment()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pfx-password.txt").write_text(PASSWORD + "\n")
+        self.settings(**sections)
+
+    def settings(self, domains: Any = ("example.test", "*.example.test"), **sections: Any) -> None:
+        """Write the settings anew: domains, then sections as of Lab.write_settings()."""
+        iis = {"windows": "2022", "password_file": "pfx-password.txt", **sections.pop("iis", {})}
+        cdn = {"domains": "www.example.test", **sections.pop("cdn", {})}
+        self.lab.write_settings(self.ini, domains=domains, state="state", iis=iis, cdn=cdn, **sections)
+
+    def start(self, number: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Begin a script and leave it running."""
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPTS[number]), "--config", str(self.ini), *arguments],
+            cwd=self.folder,
+            env={**clean_environment(), **self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, number: str, *arguments: str, code: int | None = 0, **environment: str) -> Run:
+        """Run a script to its end; the exit code must be `code`, or may be any for None."""
+        process = self.start(number, *arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        run = Run(process.returncode, out, err)
+        assert "Traceback" not in run.all, run.all
+        assert code in (None, run.code), f"{SCRIPTS[number].name} exited {run.code}, not {code}:\n{run.all}"
+        return run
+
+    def series(self, *numbers: str) -> dict[str, Run]:
+        """Run several scripts, each of which must succeed."""
+        return {number: self.run(number) for number in numbers}
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without anything that could steer a script, and with the guard on Python's path."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("ALIBABA_", "ALIYUN_", "ALICLOUD_", "ACME_", "PYTHON"))
+        and not name.lower().endswith("_proxy")
+    }
+    # No metadata service of a cloud machine, and no profile of whoever runs the tests.
+    home = {"ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true", "ALIBABA_CLOUD_CLI_PROFILE_DISABLED": "true"}
+    return {**kept, **home, "PYTHONPATH": str(GUARD), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One lab for all tests that change nothing others rely on; its name servers lag, each by its own time."""
+    with Lab(tmp_path_factory.mktemp("lab"), lags=(0.0, 0.3)) as running:
+        yield running
+
+
+@pytest.fixture
+def learner(lab: Lab, tmp_path: Path) -> Learner:
+    return Learner(tmp_path / "learner", lab)
+
+
+@pytest.fixture(scope="session")
+def issued(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """A learner who holds a certificate already. Take holder for a copy that may be changed."""
+    learner = Learner(tmp_path_factory.mktemp("issued"), lab)
+    learner.series("01", "02", "03", "04", "05", "06")
+    return learner
+
+
+@pytest.fixture
+def holder(issued: Learner, tmp_path: Path) -> Learner:
+    """A learner of one's own who holds a certificate: a copy of the issued one."""
+    copy = Learner(tmp_path / "holder", issued.lab)
+    shutil.copytree(issued.state, copy.state, symlinks=True)
+    return copy
+
+
+@pytest.fixture
+def new_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+    """Make labs with options of their own; they stop with the test."""
+    running: list[Lab] = []
+
+    def make(**options: Any) -> Lab:
+        lab = Lab(tmp_path / f"lab{len(running)}", **options)
+        running.append(lab)
+        lab.start()
+        return lab
+
+    yield make
+    for lab in running:
+        lab.stop()
