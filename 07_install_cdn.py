@@ -39,33 +39,35 @@ def shows_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair, b
     return False
 
 
-def install_on(
-    cdn: alibaba.Client, domain: str, pair: install.KeyPair, verify_at: tuple[str, int] | None
-) -> None:
-    show.step(f"{domain}: the certificate it has", "Cdn DescribeDomainCertificateInfo")
-    if shows_certificate(cdn, domain, pair):
-        show.facts(certificate="this one already")
-    else:
-        show.step(f"{domain}: the new certificate", "Cdn SetCdnDomainSSLCertificate")
-        set_certificate(cdn, domain, pair)
-        show.step(f"{domain}: read back", "Cdn DescribeDomainCertificateInfo")
-        install.wait_until(
-            f"the CDN to show it for {domain}",
-            lambda: None if shows_certificate(cdn, domain, pair, brief=True) else "it shows another one",
-        )
-    # The API's word is one thing; what a browser gets is another.
-    show.step(f"{domain}: TLS handshake", "RFC 8446, RFC 6066 section 3 (SNI)")
-    install.wait_until_served(domain, pair, verify_at)
-    show.result(f"{domain} {x509.serial_hex(pair.leaf)}")
-
-
 def main() -> None:
     settings, _ = config.start(__doc__)
     domains = settings.need("cdn", "domains")
     # Key, dates and names are checked before the first call: the CDN would take a certificate that nobody trusts.
     pair = install.load_key_pair(settings.state, domains)
     cdn = alibaba.connect(settings, "cdn")
-    install.for_each(domains, lambda domain: install_on(cdn, domain, pair, settings.cdn.verify_at))
+
+    def hand_over(domain: str) -> None:
+        show.step(f"{domain}: the certificate it has", "Cdn DescribeDomainCertificateInfo")
+        if shows_certificate(cdn, domain, pair):
+            show.facts(certificate="this one already")
+            return
+        show.step(f"{domain}: the new certificate", "Cdn SetCdnDomainSSLCertificate")
+        set_certificate(cdn, domain, pair)
+
+    def read_back(domain: str) -> None:
+        show.step(f"{domain}: read back", "Cdn DescribeDomainCertificateInfo")
+        install.wait_until(
+            f"the CDN to show it for {domain}",
+            lambda: None if shows_certificate(cdn, domain, pair, brief=True) else "it shows another one",
+        )
+
+    def connect(domain: str) -> None:
+        # The API's word is one thing; what a browser gets is another.
+        show.step(f"{domain}: TLS handshake", "RFC 8446, RFC 6066 section 3 (SNI)")
+        install.wait_until_served(domain, pair, settings.cdn.verify_at)
+        show.result(f"{domain} {x509.serial_hex(pair.leaf)}")
+
+    install.for_each(domains, hand_over, read_back, connect)
     show.next_step("08_install_apigw.py")
 
 

@@ -35,19 +35,21 @@ def shows_certificate(
     return bool(pem) and x509.split_chain(pem.encode(), domain)[0] == pair.leaf
 
 
-def install_on(
-    gateway: alibaba.Client,
-    group_id: str,
-    domain: str,
-    pair: install.KeyPair,
-    verify_at: tuple[str, int] | None,
-) -> None:
-    show.step(f"{domain}: the certificate it has", "CloudAPI DescribeDomain")
-    if shows_certificate(gateway, group_id, domain, pair):
-        show.facts(certificate="this one already")
-    else:
+def main() -> None:
+    settings, _ = config.start(__doc__)
+    group_id, domains = settings.need("apigateway", "group_id"), settings.need("apigateway", "domains")
+    pair = install.load_key_pair(settings.state, domains)
+    gateway = alibaba.connect(settings, "apigateway")
+
+    def hand_over(domain: str) -> None:
+        show.step(f"{domain}: the certificate it has", "CloudAPI DescribeDomain")
+        if shows_certificate(gateway, group_id, domain, pair):
+            show.facts(certificate="this one already")
+            return
         show.step(f"{domain}: the new certificate", "CloudAPI SetDomainCertificate")
         set_certificate(gateway, group_id, domain, pair)
+
+    def read_back(domain: str) -> None:
         show.step(f"{domain}: read back", "CloudAPI DescribeDomain")
         install.wait_until(
             f"API Gateway to show it for {domain}",
@@ -57,18 +59,13 @@ def install_on(
                 else "it shows another one"
             ),
         )
-    show.step(f"{domain}: TLS handshake", "RFC 8446, RFC 6066 section 3 (SNI)")
-    install.wait_until_served(domain, pair, verify_at)
-    show.result(f"{domain} {x509.serial_hex(pair.leaf)}")
 
+    def connect(domain: str) -> None:
+        show.step(f"{domain}: TLS handshake", "RFC 8446, RFC 6066 section 3 (SNI)")
+        install.wait_until_served(domain, pair, settings.apigateway.verify_at)
+        show.result(f"{domain} {x509.serial_hex(pair.leaf)}")
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
-    group_id, domains = settings.need("apigateway", "group_id"), settings.need("apigateway", "domains")
-    pair = install.load_key_pair(settings.state, domains)
-    gateway = alibaba.connect(settings, "apigateway")
-    verify_at = settings.apigateway.verify_at
-    install.for_each(domains, lambda domain: install_on(gateway, group_id, domain, pair, verify_at))
+    install.for_each(domains, hand_over, read_back, connect)
     show.next_step("09_revoke.py (only when the certificate must no longer be trusted), or 10_pkcs12_iis.py")
 
 

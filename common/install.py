@@ -97,15 +97,20 @@ def wait_until_served(domain: str, pair: KeyPair, verify_at: tuple[str, int] | N
     show.facts(served=f"{domain}: serial {x509.serial_hex(pair.leaf)}, chain verified")
 
 
-def for_each(domains: Iterable[str], install: Callable[[str], None]) -> None:
-    """Install on every domain; when some fail, the others are done, and the Failure at the end names each."""
-    failures = {}
-    for domain in domains:
-        try:
-            install(domain)
-        except Failure as failure:
-            show.warn(f"{domain}: {failure.what}")
-            failures[domain] = failure
+def for_each(domains: Iterable[str], *steps: Callable[[str], None]) -> None:
+    """Take each step for every domain before the next step, so that a slow service works on all of them at once.
+
+    A domain that failed takes no further step, the others do; the Failure at the end names each that failed.
+    """
+    going, failures = list(domains), {}
+    for step in steps:
+        for domain in list(going):
+            try:
+                step(domain)
+            except Failure as failure:
+                show.warn(f"{domain}: {failure.what}")
+                going.remove(domain)
+                failures[domain] = failure
     if failures:
         what = "\n".join(f"{domain}: {failure.what}" for domain, failure in failures.items())
         raise Failure(what, next(iter(failures.values())).remedy)

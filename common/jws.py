@@ -41,17 +41,23 @@ def algorithm(key: PrivateKey) -> str:
 
 def jwk(key: PrivateKey) -> dict[str, str]:
     """The public half of a key as a JSON Web Key (RFC 7517; members from RFC 7518 section 6)."""
-    public = key.public_key().public_numbers()
-    if isinstance(public, rsa.RSAPublicNumbers):
-        return {"e": _unsigned(public.e), "kty": "RSA", "n": _unsigned(public.n)}
+    if isinstance(key, rsa.RSAPrivateKey):
+        modulus = key.public_key().public_numbers()
+        return {"e": _unsigned(modulus.e), "kty": "RSA", "n": _unsigned(modulus.n)}
     _, name, _, size = _curve(key)
-    return {"crv": name, "kty": "EC", "x": _unsigned(public.x, size), "y": _unsigned(public.y, size)}
+    point = key.public_key().public_numbers()
+    return {"crv": name, "kty": "EC", "x": _unsigned(point.x, size), "y": _unsigned(point.y, size)}
 
 
 def thumbprint(key: PrivateKey) -> str:
-    """The JWK thumbprint: base64url of SHA-256 over the key's required members (RFC 7638)."""
+    """The thumbprint of a key's JWK (RFC 7638)."""
+    return jwk_thumbprint(jwk(key))
+
+
+def jwk_thumbprint(members: dict[str, str]) -> str:
+    """Base64url of SHA-256 over a JWK's required members (RFC 7638)."""
     # Section 3.3: members sorted by name, no white space.
-    canonical = json.dumps(jwk(key), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(members, sort_keys=True, separators=(",", ":"))
     return b64url(hashlib.sha256(canonical.encode()).digest())
 
 

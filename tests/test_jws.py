@@ -1,7 +1,6 @@
 """common/jws.py against the vectors of RFC 7515, RFC 7638 and RFC 8555, and against another implementation."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -73,6 +72,10 @@ def test_jwk_of_an_ec_key_is_that_of_rfc_7515_appendix_a3():
     assert jws.jwk(rfc_ec_key()) == {"crv": "P-256", "kty": "EC", "x": EC_X, "y": EC_Y}
 
 
+def test_jwk_of_an_rsa_key_is_that_of_rfc_7515_appendix_a2():
+    assert jws.jwk(rfc_rsa_key()) == {"e": "AQAB", "kty": "RSA", "n": RSA_N}
+
+
 def test_es256_signature_is_r_and_s_side_by_side():
     key = rfc_ec_key()
     signature = jws.signature(key, b"header.payload")
@@ -82,9 +85,7 @@ def test_es256_signature_is_r_and_s_side_by_side():
 
 
 def test_thumbprint_is_that_of_rfc_7638_section_3_1():
-    public = rsa.RSAPublicNumbers(65537, number(THUMBPRINT_N)).public_key()
-    holder = SimpleNamespace(public_key=lambda: public)
-    assert jws.thumbprint(holder) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+    assert jws.jwk_thumbprint({"kty": "RSA", "n": THUMBPRINT_N, "e": "AQAB"}) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 
 
 def test_coordinates_with_leading_zeros_keep_the_length_of_the_curve():
