@@ -1,7 +1,7 @@
-"""Create the account key: the key that every request to the CA will be signed with.
+"""Create the account key, which signs every request to the CA.
 
-Call    none; this is a local step
-RFC     8555 section 6.2 (the key signs each request), 7638 (its thumbprint)
+Call    none, a local step
+RFC     8555 section 6.2, 7638
 Reads   acme.ini: [account] key_type
 Writes  state/account.key
 Run     python 01_create_account_key.py

@@ -1,7 +1,7 @@
 """Create the certificate's key and its signing request (CSR).
 
-Call    none; this is a local step
-RFC     2986 (PKCS#10), 8555 sections 7.4 and 11.1, 5280 section 4.2.1.6
+Call    none, a local step
+RFC     2986, 8555 sections 7.4 and 11.1
 Reads   acme.ini: [certificate] domains, key_type; state/account.key
 Writes  state/pending/certificate.key, state/pending/certificate.csr
 Run     python 02_create_cert_key_csr.py

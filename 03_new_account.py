@@ -1,4 +1,4 @@
-"""Create, or find, the ACME account: directory, terms of service, nonce, and the first signed request.
+"""Create, or find, the ACME account with the first signed request.
 
 Call    GET directory, HEAD newNonce, POST newAccount, POST account
 RFC     8555 sections 7.1.1, 7.2, 7.3

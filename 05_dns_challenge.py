@@ -1,9 +1,9 @@
 """Prove control of every name: dns-01 through Alibaba Cloud DNS, or by hand.
 
-Call    POST-as-GET authorization, Alidns AddDomainRecord, POST challenge, POST-as-GET order, Alidns DeleteDomainRecord
+Call    POST authorization, challenge, order; Alidns AddDomainRecord, DeleteDomainRecord
 RFC     8555 sections 7.5, 7.5.1, 8.1, 8.4
 Reads   state/pending/order.json, state/account.json; acme.ini: [dns], [alibaba]
-Writes  state/pending/dns_records.json (while records of this run exist)
+Writes  state/pending/dns_records.json (while its records exist)
 Run     python 05_dns_challenge.py
 Next    06_finalize.py
 """
@@ -185,7 +185,7 @@ class Publisher:
             duplicate = error.code == "DomainRecordDuplicate"
             # It is ours if an earlier run, or an earlier try of this call, made it before it could hear the answer.
             # Else it is somebody's record with this very value: it serves, and it is not ours to delete.
-            if not (error.may_have_run or (duplicate and begun_before) or error.status == 0):
+            if not (error.may_have_run or (duplicate and begun_before)):
                 self.journal.end(entry)
             if not duplicate:
                 raise
@@ -225,11 +225,14 @@ def prove(
     if challenges:
         show.step("TXT records", "RFC 8555 section 8.4")
         name_servers = dns.NameServers(settings.dns.nameservers)
+        # A CNAME at the challenge's name hands the proof over to another zone: the record goes where it points.
+        names = {challenge.name for challenge in challenges}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            target_of = dict(zip(names, pool.map(name_servers.follow_cname, names), strict=True))
         wanted: dict[str, set[str]] = {}
         for challenge in challenges:
-            # A CNAME at the challenge's name hands the proof over to another zone: the record goes where it points.
             # example.com and *.example.com are proven at one name, with two values: both must be there.
-            wanted.setdefault(name_servers.follow_cname(challenge.name), set()).add(challenge.value)
+            wanted.setdefault(target_of[challenge.name], set()).add(challenge.value)
         if publisher:
             zone_of = publisher.publish(wanted)
             servers = {name: name_servers.for_zone(zone_of[name]) for name in wanted}

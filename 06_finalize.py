@@ -1,6 +1,6 @@
-"""Finalize the order with the CSR, download the certificate, check it, and put it in place.
+"""Finalize the order with the CSR; download, check and keep the certificate.
 
-Call    POST finalize, POST-as-GET order, POST-as-GET certificate
+Call    POST finalize, order, certificate
 RFC     8555 sections 7.4, 7.4.2
 Reads   state/pending/ (key, CSR, order), state/account.json; acme.ini: [acme] preferred_chain
 Writes  state/certificate.key, certificate.pem, chain.pem, fullchain.pem; state/history/

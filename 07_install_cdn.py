@@ -1,9 +1,9 @@
 """Install the certificate on Alibaba Cloud CDN, and see each domain serve it.
 
 Call    Cdn SetCdnDomainSSLCertificate, DescribeDomainCertificateInfo
-RFC     none; https://www.alibabacloud.com/help/en/cdn/developer-reference/api-cdn-2018-05-10-setcdndomainsslcertificate
+RFC     8446, 6066 section 3 (the handshake that proves it)
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [cdn], [alibaba]
-Writes  nothing here; the certificate of each CDN domain
+Writes  nothing here
 Run     python 07_install_cdn.py
 Next    08_install_apigw.py
 """
@@ -17,7 +17,10 @@ from common import alibaba, config, install, show, x509
 
 
 def set_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair) -> None:
-    """Hand certificate and key to the CDN. The answer only says that it has them."""
+    """Hand certificate and key to the CDN. The answer only says that it has them.
+
+    https://www.alibabacloud.com/help/en/cdn/developer-reference/api-cdn-2018-05-10-setcdndomainsslcertificate
+    """
     parameters = {
         "DomainName": domain,
         "SSLProtocol": "on",

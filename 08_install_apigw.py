@@ -1,9 +1,9 @@
 """Install the certificate on Alibaba Cloud API Gateway, and see each domain serve it.
 
 Call    CloudAPI SetDomainCertificate, DescribeDomain
-RFC     none; https://www.alibabacloud.com/help/en/api-gateway/developer-reference/api-cloudapi-2016-07-14-setdomaincertificate
+RFC     8446, 6066 section 3 (the handshake that proves it)
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [apigateway], [alibaba]
-Writes  nothing here; the certificate of each domain of the API group
+Writes  nothing here
 Run     python 08_install_apigw.py
 Next    09_revoke.py, or leave it at that: the certificate is in use
 """
@@ -15,7 +15,10 @@ from common import alibaba, config, install, show, x509
 
 
 def set_certificate(gateway: alibaba.Client, group_id: str, domain: str, pair: install.KeyPair) -> None:
-    """Hand certificate and key to a domain that is bound to an API group."""
+    """Hand certificate and key to a domain that is bound to an API group.
+
+    https://www.alibabacloud.com/help/en/api-gateway/developer-reference/api-cloudapi-2016-07-14-setdomaincertificate
+    """
     parameters = {
         "GroupId": group_id,
         "DomainName": domain,

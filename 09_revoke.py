@@ -1,9 +1,9 @@
 """Revoke a certificate: tell the world to trust it no longer.
 
 Call    POST revokeCert
-RFC     8555 section 7.6; 5280 section 5.3.1 (reasons)
+RFC     8555 section 7.6, 5280 section 5.3.1
 Reads   state/certificate.pem (or the one named), state/account.json or state/certificate.key
-Writes  nothing here; the CA puts the serial number on its revocation list
+Writes  nothing here
 Run     python 09_revoke.py --reason superseded
 Next    02_create_cert_key_csr.py for another certificate
 """

@@ -1,7 +1,7 @@
-"""Pack certificate, key and chain into one PFX file for Windows IIS, and print the PowerShell that installs it.
+"""Pack key and chain into a PFX for Windows IIS, and print the PowerShell for it.
 
-Call    none; this is a local step
-RFC     7292 (PKCS#12), 9879 and 8018 (its encryption)
+Call    none, a local step
+RFC     7292, 8018
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [iis] windows, password_file
 Writes  state/certificate.pfx
 Run     python 10_pkcs12_iis.py

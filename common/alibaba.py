@@ -58,13 +58,13 @@ class ApiError(Failure):
     """A call that an Alibaba Cloud API refused, or that got no answer.
 
     code: the API's error code, such as "Forbidden.RAM"; status: HTTP status, 0 without an answer
-    may_have_run: an earlier try of the same call broke off, so that its effect may already be there
+    may_have_run: a try of this call broke off before its answer, so that its effect may be there all the same
     """
 
     def __init__(self, action: str, code: str, message: str, status: int, request_id: str = "") -> None:
         self.code = code
         self.status = status
-        self.may_have_run = False
+        self.may_have_run = code == _NO_ANSWER or status >= 500
         fitting = (remedy for beginning, remedy in REMEDIES.items() if code.startswith(beginning))
         request = f" (RequestId {request_id})" if request_id else ""
         super().__init__(
@@ -135,11 +135,10 @@ class Client:
             try:
                 return self._call_once(request_class, parameters, brief)
             except ApiError as error:
-                error.may_have_run = may_have_run
-                broke_off = error.code == _NO_ANSWER or error.status >= 500
-                if attempt == TRIES or not (broke_off or error.code.startswith(_PASSING)):
+                passing = error.may_have_run or error.code.startswith(_PASSING)
+                error.may_have_run = may_have_run = error.may_have_run or may_have_run
+                if attempt == TRIES or not passing:
                     raise
-                may_have_run = may_have_run or broke_off
                 # Full jitter, so that many scripts that were refused together do not come back together.
                 pause = random.uniform(0.1, min(0.5 * 2**attempt, 8))
                 show.say(f"    {error.code}: again in {pause:.1f} s (try {attempt + 1} of {TRIES})")
@@ -283,9 +282,16 @@ def _reason(message: str) -> str:
     return show.clean(known[0] if known else words).strip(" .(")
 
 
+class _Members(dict[str, Any]):
+    """A JSON object of an answer; a member that should be there and is not is a Failure."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Failure(f"Alibaba Cloud's answer has no {name}", "run it again; if it stays so, report it")
+
+
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_hook=_Members)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -37,10 +37,10 @@ def python_modules() -> list[Path]:
 
 
 def scripts_table() -> str:
-    rows = ["| script | call | RFC | reads | writes |", "|---|---|---|---|---|"]
+    rows = ["| script | call | RFC | writes |", "|---|---|---|---|"]
     for script in SCRIPTS.values():
         title, fields = docstring(script)
-        cells = [fields[name] for name in ("Call", "RFC", "Reads", "Writes")]
+        cells = [fields[name] for name in ("Call", "RFC", "Writes")]
         rows.append(f"| [{script.name}]({script.name})<br>{title} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
