@@ -27,8 +27,7 @@ def describe(pem: bytes, file: Path) -> None:
     show.facts(algorithm=jws.algorithm(key), JWK=jws.jwk(key), thumbprint=jws.thumbprint(key))
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     state = settings.state
     show.step("account key", "RFC 8555 section 6.2, RFC 7638")
 
@@ -45,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

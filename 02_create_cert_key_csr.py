@@ -35,8 +35,7 @@ def create_csr(key: x509.PrivateKey, domains: list[str]) -> bytes:
     return csr.public_bytes(serialization.Encoding.PEM)
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     state = settings.state
     domains = settings.need("certificate", "domains")
     account_path = state.path("account.key")
@@ -70,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

@@ -100,20 +100,20 @@ def account_payload(ca: acme.Client, settings: config.Settings, only_find: bool)
     return payload
 
 
-def main() -> None:
-    def add_options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--find", action="store_true", help="only find the account that this key has; make none"
-        )
-        parser.add_argument("--info", action="store_true", help="only read the account back from the CA")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--find", action="store_true", help="only find the account that this key has; make none"
+    )
+    parser.add_argument("--info", action="store_true", help="only read the account back from the CA")
 
-    settings, options = config.start(__doc__, add_options)
+
+def main(settings: config.Settings, find: bool = False, info: bool = False) -> None:
     state = settings.state
     key = x509.load_private_key(
         state.read("account.key", "01_create_account_key.py"), state.path("account.key")
     )
     account: dict[str, Any] = {}
-    if options.info or state.exists("account.json"):
+    if info or state.exists("account.json"):
         account = state.read_json("account.json", "03_new_account.py")
         acme.check_directory(settings, account)
 
@@ -121,15 +121,15 @@ def main() -> None:
     ca = acme.connect(settings, key, brief=False)
     show_directory(ca)
 
-    if not options.info:
+    if not info:
         show.step("terms of service", "RFC 8555 section 7.3")
-        check_terms(ca, settings.acme.agree_to_terms_of_service or options.find, settings.file)
+        check_terms(ca, settings.acme.agree_to_terms_of_service or find, settings.file)
 
         show.step("newNonce", "RFC 8555 section 7.2")
         ca.fetch_nonce()
 
         show.step("newAccount", "RFC 8555 section 7.3")
-        payload = account_payload(ca, settings, options.find)
+        payload = account_payload(ca, settings, find)
         answer = new_account(ca, payload)
         show.facts(account="a new one" if answer.status == 201 else "the one that this key already had")
         # This URL is the "kid" that says, from now on, who signs; the key itself is sent no more.
@@ -141,7 +141,7 @@ def main() -> None:
     ca.kid = account["account_url"]
     contact = list(settings.acme.contact)
     # The CA need not repeat contacts (Let's Encrypt does not keep them), so compare with what we last told it.
-    if contact != account.get("contact", []) and not (options.info or options.find):
+    if contact != account.get("contact", []) and not (info or find):
         show.step("account update", "RFC 8555 section 7.3.2")
         ca.post(ca.kid, {"contact": contact})
         account["contact"] = contact
@@ -155,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__, add_options)

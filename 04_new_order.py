@@ -49,8 +49,7 @@ def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> di
     return order if same_names and order["status"] in USABLE else None
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     state = settings.state
     csr_path = state.path("pending/certificate.csr")
     csr = x509.load_csr(state.read("pending/certificate.csr", "02_create_cert_key_csr.py"), csr_path)
@@ -81,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

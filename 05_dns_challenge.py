@@ -270,8 +270,7 @@ def why_invalid(ca: acme.Client, order: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     saved = settings.state.read_json("pending/order.json", "04_new_order.py")
     ca = acme.account_client(settings)
     publisher = Publisher(settings) if settings.dns.provider == "alidns" else None
@@ -289,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

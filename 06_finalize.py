@@ -93,8 +93,7 @@ def put_in_place(state: State, key_pem: bytes, chain: list[crypto_x509.Certifica
     state.remove(*PENDING)
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     state = settings.state
     if not state.exists("pending/order.json") and state.exists("certificate.pem"):
         chain = x509.split_chain(state.path("fullchain.pem").read_bytes(), state.path("fullchain.pem"))
@@ -135,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

@@ -42,8 +42,7 @@ def shows_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair, b
     return False
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     domains = settings.need("cdn", "domains")
     # Key, dates and names are checked before the first call: the CDN would take a certificate that nobody trusts.
     pair = install.load_key_pair(settings.state, domains)
@@ -75,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

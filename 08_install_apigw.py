@@ -38,8 +38,7 @@ def shows_certificate(
     return bool(pem) and x509.split_chain(pem.encode(), domain)[0] == pair.leaf
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     group_id, domains = settings.need("apigateway", "group_id"), settings.need("apigateway", "domains")
     pair = install.load_key_pair(settings.state, domains)
     gateway = alibaba.connect(settings, "apigateway")
@@ -73,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

@@ -48,29 +48,32 @@ def revoke(
     return True
 
 
-def main() -> None:
-    def add_options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "certificate", nargs="?", type=Path, help="a PEM file; else state/certificate.pem"
-        )
-        parser.add_argument(
-            "--reason", choices=REASONS, default="unspecified", help="why (RFC 5280 section 5.3.1)"
-        )
-        parser.add_argument(
-            "--with-certificate-key",
-            action="store_true",
-            help="sign with the certificate's key, the file of the same name ending in .key; needs no account",
-        )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("certificate", nargs="?", type=Path, help="a PEM file; else state/certificate.pem")
+    parser.add_argument(
+        "--reason", choices=REASONS, default="unspecified", help="why (RFC 5280 section 5.3.1)"
+    )
+    parser.add_argument(
+        "--with-certificate-key",
+        action="store_true",
+        help="sign with the certificate's key, the file of the same name ending in .key; needs no account",
+    )
 
-    settings, options = config.start(__doc__, add_options)
+
+def main(
+    settings: config.Settings,
+    certificate: Path | None = None,
+    reason: str = "unspecified",
+    with_certificate_key: bool = False,
+) -> None:
     state = settings.state
-    path = options.certificate or state.path("certificate.pem")
+    path = certificate or state.path("certificate.pem")
     if not path.is_file():
         raise Usage(f"{path} is missing", "name the certificate's PEM file, or run 06_finalize.py first")
     leaf = x509.split_chain(path.read_bytes(), path)[0]
 
     key = None
-    if options.with_certificate_key:
+    if with_certificate_key:
         key_path = (
             path.with_name("certificate.key") if path.name == "fullchain.pem" else path.with_suffix(".key")
         )
@@ -88,8 +91,8 @@ def main() -> None:
     show.step("revokeCert", "RFC 8555 section 7.6")
     serial = x509.serial_hex(leaf)
     show.facts(serial=serial, names=", ".join(x509.dns_names(leaf)))
-    if revoke(ca, leaf, REASONS[options.reason], key):
-        show.facts(revoked=f"reason {options.reason}")
+    if revoke(ca, leaf, REASONS[reason], key):
+        show.facts(revoked=f"reason {reason}")
     else:
         show.facts(revoked="it was already")
     show.result(serial)
@@ -97,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__, add_options)

@@ -89,8 +89,7 @@ def read_password(password_file: Path | None) -> str:
     return show.secret(password)
 
 
-def main() -> None:
-    settings, _ = config.start(__doc__)
+def main(settings: config.Settings) -> None:
     state = settings.state
     pair = install.load_key_pair(state, [])
     key = x509.load_private_key(pair.private_key_pem.encode(), state.path("certificate.key"))
@@ -104,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run(main, __doc__)

@@ -1,17 +1,18 @@
 """acme.ini, and the command line that all scripts share.
 
-config.run(main) is how a script starts; config.start(__doc__) gives it its Settings. A setting is what the
-dataclasses below say: the section is the class's, the key is the field's, the parser is in its metadata.
+config.run(main, __doc__) is how a script starts. A setting is what the dataclasses below say: the section is the
+class's, the key is the field's, the parser is in its metadata.
 """
 
 import argparse
 import configparser
+import contextlib
 import dataclasses
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,28 +258,28 @@ def _load_section(file: Path, section: str, kind: Any, texts: dict[str, str]) ->
     return kind(**values)
 
 
-def start(
-    docstring: str | None, add_options: Callable[[argparse.ArgumentParser], None] | None = None
-) -> tuple[Settings, argparse.Namespace]:
-    """Read the command line and the settings, and say on the first line which settings and which CA."""
-    parser = argparse.ArgumentParser(
-        usage=f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet] …"
-        if add_options
-        else f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet]",
-        description=docstring,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings; else $ACME_CONFIG, ./acme.ini, ./lab.ini"
-    )
-    parser.add_argument("--quiet", action="store_true", help="print the result and errors only")
-    if add_options:
-        add_options(parser)
-    options = parser.parse_args()
-    settings = load(options.config or _default_file())
-    show.start(Path(sys.argv[0]).stem, quiet=options.quiet, trace=settings.files.directory / "trace.jsonl")
+AddOptions = Callable[[argparse.ArgumentParser], None]
+
+
+def run(main: Callable[..., None], docstring: str | None, add_options: AddOptions | None = None) -> None:
+    """Start a script: its command line, its settings, its main(); and end it with exit code 0, 1 or 2.
+
+    main is called as main(settings, **options), with an option for each argument that add_options adds.
+    """
+    # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = vars(_parser(docstring, add_options).parse_args())
+    file, quiet = options.pop("config"), options.pop("quiet")
+    with _errors_in_words():
+        settings = load(file or _default_file())
+        begin(settings, Path(sys.argv[0]).stem, quiet)
+        main(settings, **options)
+
+
+def begin(settings: Settings, script: str, quiet: bool = False) -> None:
+    """Begin the narration of a script; its first line says which settings and which CA."""
+    show.start(script, quiet=quiet, trace=settings.files.directory / "trace.jsonl")
     show.say(f"settings {settings.file}   CA {ca_name(settings.acme.directory)}")
-    return settings, options
 
 
 def ca_name(directory: str) -> str:
@@ -286,12 +287,11 @@ def ca_name(directory: str) -> str:
     return f"{known}, {directory}" if known else directory
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script's main(); end the process with exit code 0, 1 or 2, and an error in words."""
-    # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextlib.contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Tell whatever a user or a server can cause in words, and exit with its code; never a traceback for it."""
     try:
-        main()
+        yield
         sys.stdout.flush()
     except Failure as failure:
         show.failure(failure)
@@ -303,6 +303,27 @@ def run(main: Callable[[], None]) -> None:
         # Whoever read our output has left. Keep the interpreter from failing over it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        show.failure(
+            Failure(f"{where}{error.strerror or error}", "see that file or folder: is it yours, and whole?")
+        )
+        sys.exit(1)
+
+
+def _parser(docstring: str | None, add_options: AddOptions | None) -> argparse.ArgumentParser:
+    more = " …" if add_options else ""
+    parser = argparse.ArgumentParser(
+        usage=f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet]{more}",
+        description=docstring,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = "settings file; else $ACME_CONFIG, ./acme.ini, ./lab.ini"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=where)
+    parser.add_argument("--quiet", action="store_true", help="print the result and errors only")
+    if add_options:
+        add_options(parser)
+    return parser
 
 
 def _default_file() -> Path:

@@ -85,7 +85,10 @@ def test_es256_signature_is_r_and_s_side_by_side():
 
 
 def test_thumbprint_is_that_of_rfc_7638_section_3_1():
-    assert jws.jwk_thumbprint({"kty": "RSA", "n": THUMBPRINT_N, "e": "AQAB"}) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+    assert (
+        jws.jwk_thumbprint({"kty": "RSA", "n": THUMBPRINT_N, "e": "AQAB"})
+        == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+    )
 
 
 def test_coordinates_with_leading_zeros_keep_the_length_of_the_curve():

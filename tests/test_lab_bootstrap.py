@@ -179,6 +179,39 @@ def test_a_first_call_that_is_interrupted_is_started_afresh_by_the_next(machine:
     assert not (bootstrap.VENV / "half-installed").exists()
 
 
+def test_an_interrupted_update_is_not_trusted_either(machine: Machine) -> None:
+    def interrupt(command: list[str]) -> tuple[int, str]:
+        raise KeyboardInterrupt
+
+    enter()
+    requirements = bootstrap.ROOT / "requirements.txt"
+    before = requirements.read_text()
+    requirements.write_text("requests==1\n")
+    machine.answers["pip"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bootstrap.enter_virtual_environment(["requirements.txt"], ["demo"])
+    # Even with the old requirements back, what pip left half done is not what the stamp said.
+    requirements.write_text(before)
+    machine.answers.clear()
+    machine.commands.clear()
+
+    enter()
+
+    assert machine.ran("venv")
+    assert machine.ran("pip")
+
+
+def test_an_update_of_one_file_leaves_the_other_installed(machine: Machine) -> None:
+    enter(*REQUIREMENTS)
+    (bootstrap.ROOT / "requirements.txt").write_text("requests==1\n")
+    enter("requirements.txt")
+    machine.commands.clear()
+
+    enter(*REQUIREMENTS)
+
+    assert not machine.ran("pip")
+
+
 def test_a_failure_of_pip_is_shown_and_tried_again_and_spoils_nothing_else(machine: Machine) -> None:
     enter("requirements.txt")
     machine.answers["pip"] = lambda command: (1, "Collecting x\nERROR: no route to host")

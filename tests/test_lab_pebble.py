@@ -111,6 +111,21 @@ def test_a_pebble_that_never_answers_is_an_error_after_a_deadline(
     assert pebble.pid is None
 
 
+def test_a_pebble_that_does_not_end_when_asked_is_killed(
+    make: Callable[..., Pebble], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.pebble.STOP_TIMEOUT", 0.1)
+    program = fake_program(
+        tmp_path,
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('deaf', flush=True); time.sleep(60)",
+    )
+    with make(program) as pebble:
+        wait_until(lambda: "deaf" in pebble.log.read_text(), "the program starts")
+
+    assert pebble.pid is None
+
+
 @pytest.mark.parametrize("which", ["port", "management_port"])
 def test_a_taken_port_is_named(make: Callable[..., Pebble], which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
