@@ -43,6 +43,13 @@ def main(settings: config.Settings) -> None:
     show.step("certificate key and CSR", "RFC 8555 section 7.4, RFC 2986")
 
     key_path, csr_path = state.path("pending/certificate.key"), state.path("pending/certificate.csr")
+    if state.exists("fullchain.pem") and state.exists("pending/certificate.key"):
+        pending_key = x509.load_private_key(key_path.read_bytes(), key_path)
+        current = x509.split_chain(state.path("fullchain.pem").read_bytes(), state.path("fullchain.pem"))[0]
+        if x509.public_key_der(pending_key) == x509.public_key_der(current):
+            # 06_finalize.py was interrupted when all was in place but this. The key has its certificate.
+            state.remove("pending/certificate.key", "pending/certificate.csr", "pending/order.json")
+
     if state.exists("pending/certificate.key"):
         key = x509.load_private_key(key_path.read_bytes(), key_path)
         show.kept(key_path, "no certificate has been issued for it yet")

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import acme, config, jws, show, x509
+from common import acme, config, jws, show
 from common.failure import Usage
 
 
@@ -109,13 +109,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(settings: config.Settings, find: bool = False, info: bool = False) -> None:
     state = settings.state
-    key = x509.load_private_key(
-        state.read("account.key", "01_create_account_key.py"), state.path("account.key")
-    )
-    account: dict[str, Any] = {}
-    if info or state.exists("account.json"):
-        account = state.read_json("account.json", "03_new_account.py")
-        acme.check_directory(settings, account)
+    key = acme.load_account_key(settings)
+    account = acme.load_account(settings) if info or state.exists("account.json") else {}
 
     show.step("directory", "RFC 8555 section 7.1.1")
     ca = acme.connect(settings, key, brief=False)

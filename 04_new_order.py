@@ -1,7 +1,7 @@
 """Order a certificate for the names in the CSR.
 
 Call    POST newOrder
-RFC     8555 section 7.4
+RFC     8555 section 7.4, 9773 section 5
 Reads   state/pending/certificate.csr, state/account.json; acme.ini: [acme] profile
 Writes  state/pending/order.json
 Run     python 04_new_order.py
@@ -12,16 +12,46 @@ from typing import Any
 
 from common import acme, config, show, x509
 from common.failure import Usage
+from common.state import State
 
 USABLE = ("pending", "ready", "processing", "valid")  # section 7.1.6; "invalid" is the one status that is not
 
 
-def new_order(ca: acme.Client, domains: list[str], profile: str | None = None) -> acme.Answer:
-    """Ask for a certificate. The order's URL is in the answer's Location, and nowhere else: keep it."""
+def new_order(
+    ca: acme.Client, domains: list[str], profile: str | None = None, replaces: str | None = None
+) -> acme.Answer:
+    """Ask for a certificate. The order's URL is in the answer's Location, and nowhere else: keep it.
+
+    replaces: the identifier of the certificate that this one will replace (RFC 9773 sections 4.1 and 5)
+    """
     payload: dict[str, Any] = {"identifiers": [{"type": "dns", "value": name} for name in domains]}
     if profile:
         payload["profile"] = profile
-    return ca.post(ca.url("newOrder"), payload)
+    if replaces:
+        payload["replaces"] = replaces
+    try:
+        return ca.post(ca.url("newOrder"), payload)
+    except acme.Problem as problem:
+        # An order may replace a certificate that no other order has replaced (RFC 9773 section 5). If this CA sees
+        # it otherwise, the certificate is needed all the same.
+        if not replaces or problem.type not in ("alreadyReplaced", "malformed", "unauthorized"):
+            raise
+        show.warn(f"{problem.type}: ordered again without saying what it replaces")
+        return new_order(ca, domains, profile)
+
+
+def replaced_certificate(ca: acme.Client, state: State, domains: list[str]) -> str | None:
+    """The identifier of the current certificate, where the CA wants to hear it and a name is the same."""
+    if "renewalInfo" not in ca.directory or not state.exists("certificate.pem"):
+        return None
+    path = state.path("certificate.pem")
+    leaf = x509.split_chain(path.read_bytes(), path)[0]
+    if not set(x509.dns_names(leaf)) & set(domains):
+        return None
+    try:
+        return x509.certificate_id(leaf)
+    except ValueError:
+        return None
 
 
 def check_profile(ca: acme.Client, profile: str | None) -> None:
@@ -59,7 +89,7 @@ def main(settings: config.Settings) -> None:
 
     if state.exists("pending/order.json"):
         show.step("the order of an earlier run", "RFC 8555 section 7.1.3")
-        saved = state.read_json("pending/order.json", "04_new_order.py")
+        saved = state.read_json("pending/order.json", "04_new_order.py", order_url=str)
         if order := live_order(ca, saved, domains):
             # A CA counts orders. One that is begun is worth going on with.
             show.wrote(
@@ -71,7 +101,7 @@ def main(settings: config.Settings) -> None:
             return
 
     show.step("newOrder", "RFC 8555 section 7.4")
-    answer = new_order(ca, domains, settings.acme.profile)
+    answer = new_order(ca, domains, settings.acme.profile, replaced_certificate(ca, state, domains))
     order = answer.object(status=str)
     show.wrote(state.write_json("pending/order.json", {"order_url": answer.location, "order": order}))
     show.result(answer.location)

@@ -271,7 +271,7 @@ def why_invalid(ca: acme.Client, order: dict[str, Any]) -> str:
 
 
 def main(settings: config.Settings) -> None:
-    saved = settings.state.read_json("pending/order.json", "04_new_order.py")
+    saved = settings.state.read_json("pending/order.json", "04_new_order.py", order_url=str)
     ca = acme.account_client(settings)
     publisher = Publisher(settings) if settings.dns.provider == "alidns" else None
     with records_taken_back(publisher):

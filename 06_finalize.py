@@ -102,7 +102,7 @@ def main(settings: config.Settings) -> None:
         show.result(state.path("fullchain.pem"))
         return
 
-    saved = state.read_json("pending/order.json", "04_new_order.py")
+    saved = state.read_json("pending/order.json", "04_new_order.py", order_url=str)
     key_pem = state.read("pending/certificate.key", "02_create_cert_key_csr.py")
     key = x509.load_private_key(key_pem, state.path("pending/certificate.key"))
     csr_pem = state.read("pending/certificate.csr", "02_create_cert_key_csr.py")

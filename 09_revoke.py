@@ -3,7 +3,7 @@
 Call    POST revokeCert
 RFC     8555 section 7.6, 5280 section 5.3.1
 Reads   state/certificate.pem (or the one named), state/account.json or state/certificate.key
-Writes  nothing here
+Writes  state/revoked.json
 Run     python 09_revoke.py --reason superseded
 Next    02_create_cert_key_csr.py for another certificate
 """
@@ -95,6 +95,9 @@ def main(
         show.facts(revoked=f"reason {reason}")
     else:
         show.facts(revoked="it was already")
+    if state.folder.exists():
+        # 11_renew.py sees by this that the certificate needs a successor now.
+        state.write_json("revoked.json", {"serial": serial, "reason": reason})
     show.result(serial)
     show.next_step("02_create_cert_key_csr.py, for another certificate")
 

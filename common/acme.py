@@ -336,13 +336,36 @@ class Unreachable(Failure):
 
 def account_client(settings: Settings) -> Client:
     """A Client for the account that 03_new_account.py found or made."""
+    key = load_account_key(settings)
+    return connect(settings, key, load_account(settings)["account_url"])
+
+
+def load_account_key(settings: Settings) -> jws.PrivateKey:
+    """The account's key; Usage when it is not sure which key that is."""
     state = settings.state
-    key = x509.load_private_key(
-        state.read("account.key", "01_create_account_key.py"), state.path("account.key")
-    )
-    account = state.read_json("account.json", "03_new_account.py")
-    check_directory(settings, account)
-    return connect(settings, key, account.get("account_url"))
+    pem = state.read("account.key", "01_create_account_key.py")
+    if state.exists("pending/account.key"):
+        raise Usage(
+            "a change of the account's key was begun and not finished", "run 12_change_account_key.py"
+        )
+    return x509.load_private_key(pem, state.path("account.key"))
+
+
+def load_account(settings: Settings) -> dict[str, Any]:
+    """What 03_new_account.py wrote; Usage when it belongs to another CA, or the account is no more."""
+    account = settings.state.read_json("account.json", "03_new_account.py", account_url=str, directory=str)
+    if account["directory"] != settings.acme.directory:
+        raise Usage(
+            f"{settings.state.path('account.json')} belongs to {account['directory']}, "
+            f"but {settings.file} names {settings.acme.directory}",
+            "give each CA a folder of its own: [files] directory = state-production",
+        )
+    if account.get("status") == "deactivated":
+        raise Usage(
+            f"the account {account['account_url']} is deactivated, for good",
+            "begin another with 01_create_account_key.py, in another folder: [files] directory",
+        )
+    return account
 
 
 def connect(settings: Settings, key: jws.PrivateKey, kid: str | None = None, brief: bool = True) -> Client:
@@ -351,16 +374,6 @@ def connect(settings: Settings, key: jws.PrivateKey, kid: str | None = None, bri
     if bundle and not bundle.is_file():
         raise Usage(f"{settings.file}: [acme] ca_bundle: there is no file {bundle}", "correct the path")
     return Client(settings.acme.directory, key, kid, str(bundle) if bundle else None, brief)
-
-
-def check_directory(settings: Settings, account: Mapping[str, Any]) -> None:
-    """An account belongs to one CA: refuse to show it to another."""
-    if account.get("directory") != settings.acme.directory:
-        raise Usage(
-            f"{settings.state.path('account.json')} belongs to {account.get('directory')}, "
-            f"but {settings.file} names {settings.acme.directory}",
-            "give each CA a folder of its own: [files] directory = state-production",
-        )
 
 
 def retry_after(header: str | None) -> float | None:

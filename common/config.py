@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common import names, show
-from common.failure import Failure, Usage
+from common.failure import Failure, Usage, os_failure
 from common.state import State
 
 STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
@@ -261,24 +261,35 @@ def _load_section(file: Path, section: str, kind: Any, texts: dict[str, str]) ->
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
-def run(main: Callable[..., None], docstring: str | None, add_options: AddOptions | None = None) -> None:
+def run(
+    main: Callable[..., None],
+    docstring: str | None,
+    add_options: AddOptions | None = None,
+    one_settings_file: bool = True,
+) -> None:
     """Start a script: its command line, its settings, its main(); and end it with exit code 0, 1 or 2.
 
-    main is called as main(settings, **options), with an option for each argument that add_options adds.
+    main is called as main(settings, **options), with an option for each argument that add_options adds; where
+    one_settings_file is False, as main(files, **options), and loads them itself.
     """
     # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = vars(_parser(docstring, add_options).parse_args())
     file, quiet = options.pop("config"), options.pop("quiet")
     with _errors_in_words():
+        show.start(Path(sys.argv[0]).stem, quiet=quiet)
+        if not one_settings_file:
+            main(options.pop("files") or [file or _default_file()], **options)
+            return
         settings = load(file or _default_file())
-        begin(settings, Path(sys.argv[0]).stem, quiet)
-        main(settings, **options)
+        begin(settings)
+        with settings.state.lock():
+            main(settings, **options)
 
 
-def begin(settings: Settings, script: str, quiet: bool = False) -> None:
-    """Begin the narration of a script; its first line says which settings and which CA."""
-    show.start(script, quiet=quiet, trace=settings.files.directory / "trace.jsonl")
+def begin(settings: Settings, trace: bool = True) -> None:
+    """Begin the narration for a settings file; its first line says which settings and which CA."""
+    show.trace_to(settings.files.directory / "trace.jsonl" if trace else None)
     show.say(f"settings {settings.file}   CA {ca_name(settings.acme.directory)}")
 
 
@@ -304,10 +315,7 @@ def _errors_in_words() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        show.failure(
-            Failure(f"{where}{error.strerror or error}", "see that file or folder: is it yours, and whole?")
-        )
+        show.failure(os_failure(error))
         sys.exit(1)
 
 

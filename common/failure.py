@@ -20,3 +20,11 @@ class Usage(Failure):
     """Wrong usage or settings, or an earlier step is missing. Exit code 2."""
 
     exit_code = 2
+
+
+def os_failure(error: OSError) -> Failure:
+    """An error of the operating system in words: which file, and what about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    return Failure(
+        f"{where}{error.strerror or error}", "see that file or folder: is it yours, and is there space?"
+    )

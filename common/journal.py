@@ -18,8 +18,8 @@ class Journal:
     def __init__(self, state: State, name: str, written_by: str) -> None:
         self._state, self._name = state, name
         self._lock = threading.Lock()
-        saved = state.read_json(name, written_by) if state.exists(name) else {}
-        self._entries: list[Entry] = [dict(entry) for entry in saved.get("entries", [])]
+        saved = state.read_json(name, written_by, entries=list)["entries"] if state.exists(name) else []
+        self._entries: list[Entry] = [dict(entry) for entry in saved]
 
     def entries(self) -> list[Entry]:
         with self._lock:

@@ -44,6 +44,7 @@ class _Output:
 
     script = ""
     quiet = False
+    results = True
     trace: Path | None = None
     secrets: tuple[str, ...] = ()
 
@@ -51,6 +52,22 @@ class _Output:
 def start(script: str, quiet: bool = False, trace: Path | None = None) -> None:
     """Begin the narration of one script, such as "03_new_account"."""
     _Output.script, _Output.quiet, _Output.trace = script, quiet, trace
+
+
+def trace_to(path: Path | None) -> None:
+    """Write the trace to this file from now on, or to none."""
+    _Output.trace = path
+
+
+@contextlib.contextmanager
+def part(script: str) -> Iterator[None]:
+    """Narrate as another script that is a part of this one: its result is only a step, and so is narration."""
+    before = _Output.script
+    _Output.script, _Output.results = script, False
+    try:
+        yield
+    finally:
+        _Output.script, _Output.results = before, True
 
 
 def secret(value: str) -> str:
@@ -141,6 +158,9 @@ def ask(text: str) -> None:
 
 def result(text: str | Path) -> None:
     """The script's result, on standard output: a path, a URL, a serial number."""
+    if not _Output.results:
+        say(f"result {text}")
+        return
     with _lock:
         print(clean(str(text)), flush=True)
 

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from common.failure import Failure, Usage
 
@@ -30,16 +31,19 @@ class State:
         except FileNotFoundError:
             raise Usage(f"{self.path(name)} is missing", f"run {written_by} first") from None
 
-    def read_json(self, name: str, written_by: str) -> dict[str, Any]:
-        """A JSON object; Usage when it is not there or not whole."""
+    def read_json(self, name: str, written_by: str, **members: type) -> dict[str, Any]:
+        """A JSON object with these members: read_json(…, order_url=str); Usage when it is not there or not whole."""
         text = self.read(name, written_by)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
+        remedy = f"move it away and run {written_by} again"
         if not isinstance(value, dict):
-            remedy = f"move it away and run {written_by} again"
             raise Usage(f"{self.path(name)} is damaged: not a JSON object", remedy)
+        for member, kind in members.items():
+            if not isinstance(value.get(member), kind):
+                raise Usage(f"{self.path(name)} is damaged: it has no usable {member}", remedy)
         return value
 
     def write(self, name: str, content: bytes | str) -> Path:
@@ -74,6 +78,24 @@ class State:
             with failures_named(self.path(name)):
                 self.path(name).unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other scripts out of this folder; Locked when one is at work in it.
+
+        The system lets go of the lock with the process, however that ends, so no lock is ever left behind.
+        """
+        if not self.folder.exists():
+            yield  # there is nothing yet that two could quarrel about
+            return
+        with open(self.path(".lock"), "a", encoding="ascii", opener=_open_private) as file:
+            try:
+                _lock_file(file)
+            except OSError:
+                raise Locked(
+                    f"another script is at work in {self.folder}", "wait until it has ended"
+                ) from None
+            yield
+
     def install_certificate(self, serial: str, files: dict[str, bytes]) -> None:
         """Make a key and its certificates the current set, all at the same instant.
 
@@ -107,6 +129,10 @@ class State:
         sync_folder(path.parent)
 
 
+class Locked(Failure):
+    """Another process is at work in the state folder."""
+
+
 @contextlib.contextmanager
 def failures_named(path: Path) -> Iterator[None]:
     """Turn an OSError into a Failure that names the file: disk full, no permission, not a folder."""
@@ -128,6 +154,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _lock_file(file: IO[str]) -> None:
+    """Lock a file without waiting; OSError when another process holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _make_private_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Keys and certificates: read, split a chain, match key, names and dates, see what a server serves. RFC 5280."""
 
+import base64
 import re
 import socket
 import ssl
@@ -112,6 +113,25 @@ def serial_hex(certificate: x509.Certificate) -> str:
     """The serial number as CAs and openssl print it: lower-case hex, whole octets."""
     text = f"{certificate.serial_number:x}"
     return "0" * (len(text) % 2) + text
+
+
+def certificate_id(certificate: x509.Certificate) -> str:
+    """How a CA's renewal information names a certificate: issuer's key id, dot, serial (RFC 9773 section 4.1).
+
+    ValueError when the certificate does not say which key its issuer has.
+    """
+    try:
+        authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        authority = None
+    if authority is None or authority.key_identifier is None:
+        raise ValueError("the certificate has no authority key identifier")
+    # The serial as it stands in DER: a first octet of 0 where the number would else be negative.
+    serial = certificate.serial_number
+    octets = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    return ".".join(
+        base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (authority.key_identifier, octets)
+    )
 
 
 def issuer_name(certificate: x509.Certificate) -> str:

@@ -10,9 +10,9 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from lab import LabError, bootstrap, pki
 from lab.lab import Lab, Ports
@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
                 _say_ready(lab, settings)
                 lab.pebble.wait_until_ended()
     except KeyboardInterrupt:
+        # While Python ends, a signal would have its default effect again.
+        _handle_signals(signal.SIG_IGN)
         # After a hang-up there is no terminal to say it to.
         with contextlib.suppress(OSError):
             print("lab stopped", flush=True)
@@ -63,20 +65,22 @@ def _lab(options: argparse.Namespace, private: Path) -> Lab:
 
 
 def _end_on_signals() -> None:
-    """Make SIGTERM and a hang-up unwind as Ctrl-C does; what comes after the first is ignored."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    """Make SIGTERM and a hang-up unwind as Ctrl-C does; what comes after the first disturbs no clean-up."""
 
     def end(number: int, frame: object) -> NoReturn:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
+        # Not SIG_IGN: of a signal that has arrived already Python would complain.
+        _handle_signals(lambda number, frame: None)
         raise KeyboardInterrupt
 
-    for number in numbers:
+    _handle_signals(end)
+
+
+def _handle_signals(handler: Callable[[int, Any], Any] | signal.Handlers) -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
         # Under nohup a hang-up is ignored, and stays so.
-        if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
-            continue
-        signal.signal(number, end)
+        if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,236 @@
+"""Renew what is due, and install it: the program that runs at night, year after year.
+
+Call    GET renewalInfo; then those of 02, 04, 05, 06, and of 07, 08, 10 where they are configured
+RFC     9773, 8555 section 7.4
+Reads   acme.ini, or several: 11_renew.py site-a.ini site-b.ini folder-of-settings
+Writes  state/renewal.json, and what those scripts write
+Run     python 11_renew.py
+Next    11_renew.py again, twice a day
+"""
+
+import argparse
+import importlib
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cryptography import x509 as crypto_x509
+
+from common import acme, config, renewal, show, x509
+from common.failure import Failure, Usage, os_failure
+from common.state import Locked, State
+
+ORDER_STEPS = ("02_create_cert_key_csr", "04_new_order", "05_dns_challenge", "06_finalize")
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def suggested_window(answer: acme.Answer) -> tuple[datetime, datetime]:
+    """Start and end of the CA's suggestion (RFC 9773 section 4.2)."""
+    window = answer.object(suggestedWindow=dict)["suggestedWindow"]
+    try:
+        # Python before 3.11 does not know the "Z" of RFC 3339.
+        start, end = (
+            datetime.fromisoformat(window[edge].replace("Z", "+00:00")) for edge in ("start", "end")
+        )
+        if start >= end:
+            raise ValueError
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise Failure(
+            f"{answer.url}: the CA's suggestedWindow cannot be: {window}", "none: it is passed over"
+        ) from None
+    return start, end
+
+
+def ask_ca(
+    settings: config.Settings, record: renewal.Record, leaf: crypto_x509.Certificate, now: datetime
+) -> None:
+    """Ask the CA when it suggests to renew: a plain GET, unsigned. Whatever goes wrong, there is another rule."""
+    serial = x509.serial_hex(leaf)
+    show.step("renewalInfo", "RFC 9773 section 4")
+    try:
+        ca = acme.connect(settings, acme.load_account_key(settings))
+        if "renewalInfo" not in ca.directory:
+            show.facts(advice="this CA gives none")
+            record.not_heard(serial, now)
+            return
+        answer = ca.get(f"{ca.url('renewalInfo')}/{x509.certificate_id(leaf)}")
+        start, end = suggested_window(answer)
+    except (Failure, ValueError) as error:
+        show.warn(f"no advice from the CA: {error}")
+        record.not_heard(serial, now)
+        return
+    record.heard(serial, start, end, answer.retry_after, now)
+    if isinstance(answer.body.get("explanationURL"), str):
+        show.warn(f"the CA explains: {answer.body['explanationURL']}")
+
+
+def current_leaf(state: State) -> crypto_x509.Certificate | None:
+    path = state.path("certificate.pem")
+    return x509.split_chain(path.read_bytes(), path)[0] if path.exists() else None
+
+
+def is_revoked(state: State, leaf: crypto_x509.Certificate) -> bool:
+    """Whether 09_revoke.py has revoked it."""
+    if not state.exists("revoked.json"):
+        return False
+    return state.read_json("revoked.json", "09_revoke.py").get("serial") == x509.serial_hex(leaf)
+
+
+def due(settings: config.Settings, record: renewal.Record, now: datetime) -> tuple[bool, str]:
+    """Whether to renew now, and the reason, or the day it will be."""
+    leaf = current_leaf(settings.state)
+    if not leaf:
+        return True, "there is no certificate yet"
+    if is_revoked(settings.state, leaf):
+        return True, "the certificate was revoked"
+    missing = set(settings.certificate.domains) - set(x509.dns_names(leaf))
+    if missing:
+        return True, f"the certificate lacks {', '.join(sorted(missing))}"
+    if record.may_ask(x509.serial_hex(leaf), now):
+        ask_ca(settings, record, leaf, now)
+    moment = record.due_at(leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    rule = "the CA's suggestion" if record.renew_at else "its lifetime"
+    return (
+        now >= moment,
+        f"due on {moment:%Y-%m-%d %H:%M} UTC by {rule}, expires {leaf.not_valid_after_utc:%Y-%m-%d}",
+    )
+
+
+def missing_installs(settings: config.Settings, record: renewal.Record) -> list[str]:
+    """The scripts that are configured to install the certificate, and have not installed this one."""
+    configured = {
+        "07_install_cdn": settings.cdn.domains,
+        "08_install_apigw": settings.apigateway.domains,
+        "10_pkcs12_iis": settings.iis.password_file,  # at night there is no one to ask
+    }
+    leaf = current_leaf(settings.state)
+    serial = x509.serial_hex(leaf) if leaf else ""
+    return [
+        script for script, wanted in configured.items() if wanted and record.installed.get(script) != serial
+    ]
+
+
+def take_step(script: str, settings: config.Settings) -> None:
+    """Do what a person would do by running that script."""
+    with show.part(script):
+        importlib.import_module(script).main(settings)
+
+
+def install(settings: config.Settings, record: renewal.Record) -> None:
+    """Run each missing install; one that fails does not keep the others from it."""
+    failures = []
+    for script in missing_installs(settings, record):
+        try:
+            take_step(script, settings)
+        except Failure as failure:
+            show.warn(f"{script}: {failure.what}")
+            failures.append(failure)
+            continue
+        leaf = current_leaf(settings.state)
+        record.installed[script] = x509.serial_hex(leaf) if leaf else ""
+        record.save(settings.state)
+    if failures:
+        raise Failure("\n".join(failure.what for failure in failures), failures[0].remedy)
+
+
+def renew(settings: config.Settings, force: bool = False, dry_run: bool = False) -> str:
+    """Renew one certificate if it is due, install it where it is not; returns what was done, in words."""
+    state, now = settings.state, utc_now()
+    record = renewal.load(state)
+    is_due, why = due(settings, record, now)
+    show.facts(due=why)
+    if not dry_run and state.folder.exists():
+        record.save(state)
+    is_due = is_due or force
+    if not is_due and not missing_installs(settings, record):
+        return f"nothing to do: {why}"
+    if dry_run:
+        return (
+            f"would renew: {why}"
+            if is_due
+            else f"would install: {', '.join(missing_installs(settings, record))}"
+        )
+    if (pause := record.pausing_until(now)) and not force:
+        raise Waiting(
+            f"{record.failures} failures in a row; the next try is not before {pause:%Y-%m-%d %H:%M} UTC. "
+            f"The last one: {record.last_failure}",
+            "mend that; --force tries at once",
+        )
+    try:
+        if is_due:
+            for script in ORDER_STEPS:
+                take_step(script, settings)
+        # The old certificate is served until this one is; should an install fail, the next run goes on here.
+        install(settings, record)
+    except Usage:
+        raise  # settings to be corrected, which cost the CA nothing
+    except Failure as failure:
+        retry_after = failure.answer.retry_after if isinstance(failure, acme.Problem) else None
+        record.failed(failure.what, retry_after, utc_now())
+        record.save(state)
+        raise
+    record.succeeded()
+    record.save(state)
+    return f"renewed: {why}" if is_due else "installed what was missing"
+
+
+class Waiting(Failure):
+    """An earlier failure's pause is not over."""
+
+
+def settings_files(named: list[Path]) -> list[Path]:
+    """The files named, and every .ini of the folders named."""
+    files = []
+    for path in named:
+        inside = sorted(path.glob("*.ini")) if path.is_dir() else [path]
+        if not inside:
+            raise Usage(
+                f"{path}: there is no settings file (*.ini) in this folder",
+                "name the files, or another folder",
+            )
+        files += inside
+    return files
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="*", type=Path, help="settings files, or folders of them, in place of --config"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="renew now, due or not, and whatever failed before"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+
+
+def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
+    outcomes: list[tuple[Path, int, str]] = []
+    for file in settings_files(files):
+        try:
+            settings = config.load(file)
+            config.begin(settings, trace=not dry_run)
+            with settings.state.lock():
+                outcome = renew(settings, force, dry_run)
+            outcomes.append((file, 0, outcome))
+            if outcome.startswith("renewed"):
+                show.result(settings.state.path("fullchain.pem"))
+        except Locked as locked:
+            outcomes.append((file, 0, f"nothing done: {locked.what}"))
+        except (Failure, OSError) as error:
+            # Each certificate on its own: one that fails does not keep the others from being renewed.
+            failure = error if isinstance(error, Failure) else os_failure(error)
+            show.failure(failure)
+            outcomes.append((file, failure.exit_code, failure.what.splitlines()[0]))
+
+    lines = [f"    {'ok' if code == 0 else 'FAILED':<8} {file}: {text}" for file, code, text in outcomes]
+    show.step("summary")
+    show.say("\n".join(lines))
+    worst = max(code for _, code, _ in outcomes)
+    if worst:
+        sys.exit(worst)
+
+
+if __name__ == "__main__":
+    config.run(main, __doc__, add_options, one_settings_file=False)
