@@ -31,6 +31,10 @@ def main() -> int:
     except LabError as error:
         print("lab: " + str(error), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # A full disk, a folder that is not ours, a pipe that nobody reads any more.
+        print("lab: " + str(error), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("lab: interrupted", file=sys.stderr)
         return 1

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from lab import LabError, bootstrap, pki, world
 from lab.lab import Lab
+from lab.up import end_on_signals
 
 SCRIPT_TIMEOUT = 180.0
 # The second name server is late, so that waiting for every server can be seen.
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    end_on_signals()
     folder = Path(tempfile.mkdtemp(prefix="acme-lab-demo-"))
     started = time.perf_counter()
     try:

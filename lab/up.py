@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Start the lab, say what to type, and stay until Ctrl-C, SIGTERM or the terminal's end."""
     folder = Path(options.directory or bootstrap.ROOT).absolute()
     private = folder / ".lab"
-    _end_on_signals()
+    end_on_signals()
     try:
         with _only_one(private), _settings_file(folder / "lab.ini") as settings:
             _set_old_state_aside(folder / "lab-state")
@@ -64,7 +64,7 @@ def _lab(options: argparse.Namespace, private: Path) -> Lab:
     )
 
 
-def _end_on_signals() -> None:
+def end_on_signals() -> None:
     """Make SIGTERM and a hang-up unwind as Ctrl-C does; what comes after the first disturbs no clean-up."""
 
     def end(number: int, frame: object) -> NoReturn:

@@ -81,7 +81,7 @@ def test_a_docstring_has_every_field_in_order_and_true_names(script: Path):
     assert all((ROOT / name).exists() for name in names)
 
 
-def test_each_script_leads_to_the_next_until_the_tenth():
+def test_each_script_leads_to_the_next_until_all_is_installed():
     followed = [docstring(script)[1]["Next"] for script in SCRIPTS.values()]
     for number, target in zip(followed, list(SCRIPTS.values())[1:8], strict=False):
         assert number.startswith(target.name)

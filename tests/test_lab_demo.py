@@ -1,6 +1,8 @@
 """`python3 lab demo`: the whole series as a person sees it, and that its checks see what is wrong."""
 
+import os
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -63,12 +65,38 @@ def test_nothing_is_left_of_a_demo_that_does_not_keep(
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "lab"), "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        assert any("RFC 8555" in line for line in running.stdout)
+        running.send_signal(number)
+        output = running.stdout.read()
+
+    assert running.returncode == 1
+    assert output.endswith("lab: interrupted\n")
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
 def fake_scripts(root: Path, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
     """A series that has only script 01, of which this is the text."""
     root.mkdir(exist_ok=True)
     (root / "01_fake.py").write_text(first)
     pebble = bootstrap.find_pebble()
     monkeypatch.setattr(bootstrap, "find_pebble", lambda: pebble)
+    # The signals of this process are pytest's.
+    monkeypatch.setattr(demo, "end_on_signals", lambda: None)
     monkeypatch.setattr(bootstrap, "ROOT", root)
 
 

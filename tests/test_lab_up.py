@@ -189,7 +189,7 @@ def test_a_kill_leaves_no_pebble_and_the_next_lab_starts_all_the_same(
     up.end(signal.SIGKILL)
 
     wait_until(lambda: pebbles(tmp_path) == [], "Pebble ends with its parent")
-    assert open_ports(up.ports) == []
+    wait_until(lambda: open_ports(up.ports) == [], "the kernel closes its ports")
     assert (tmp_path / "lab.ini").exists()
     again = start()
     again.read_until("lab ready")
