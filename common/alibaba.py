@@ -261,9 +261,12 @@ def _first(providers: list[Any], otherwise: str) -> Credentials:
 
 
 def _proxy_for(endpoint: str) -> str:
-    """The proxy that the environment names for this host, if any. The SDK does not know no_proxy."""
+    """The proxy that the environment names for this host, if any; none for this machine, where the lab is.
+
+    The SDK does not know no_proxy.
+    """
     host = endpoint.partition(":")[0]
-    return "" if proxy_bypass(host) else getproxies().get("https", "")
+    return "" if host in ("127.0.0.1", "localhost") or proxy_bypass(host) else getproxies().get("https", "")
 
 
 def _silence_sdk_logs() -> None:

@@ -233,7 +233,9 @@ def test_a_certificate_for_another_host_is_refused(ca: CannedServer, monkeypatch
         acme.Client(ca.base.replace("127.0.0.1", "other.test") + "/dir", KEY, None, ca.ca_bundle)
 
 
-def test_polling_obeys_retry_after_and_ends_at_its_deadline(ca: CannedServer, monkeypatch: pytest.MonkeyPatch):
+def test_polling_obeys_retry_after_and_ends_at_its_deadline(
+    ca: CannedServer, monkeypatch: pytest.MonkeyPatch
+):
     slept = []
     clock = [0.0]
 
@@ -276,6 +278,19 @@ def test_links_are_found_by_relation_among_several(ca: CannedServer):
     ca.answer = one_after_another(body({}, Link=link))
     answer = client(ca).post(f"{ca.base}/order", {})
     assert answer.links("alternate") == ["https://ca/alt/1", "https://ca/alt/2"]
+
+
+def test_a_proxy_is_not_for_this_machine(ca: CannedServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    assert client(ca).directory["newOrder"] == f"{ca.base}/order"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/x", "ftp://x", "", "https://[", "https://\x00", None, 5, "/order"]
+)
+def test_an_address_that_cannot_be_is_a_clear_failure(ca: CannedServer, url: Any):
+    with pytest.raises(Failure):
+        client(ca).post(url, {})
 
 
 def test_a_directory_without_an_entry_says_which(ca: CannedServer):

@@ -239,7 +239,6 @@ def test_what_was_resolved_is_used_whatever_aliyun_variables_say(
 
 def test_neither_proxies_for_loopback_nor_netrc_are_used(server: CannedServer, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     netrc = tmp_path / "netrc"
     netrc.write_text("default login me password mine\n")
     monkeypatch.setenv("NETRC", str(netrc))
