@@ -34,7 +34,9 @@ _SECRET_PARAMETER = re.compile(rf"({_SECRET_NAMES})(%3D|=)[^&\s\"']+")
 # A private key block, whole or cut off, plain or percent-encoded once or twice.
 _MARK = r"[A-Z0-9 +%]*?PRIVATE(?: |\+|%20|%2520)KEY-----"
 _PRIVATE_KEY = re.compile(rf"-----BEGIN{_MARK}.*?(?:-----END{_MARK}|\Z)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _WIDTH = 100
+_DEEPEST = 12  # levels of JSON that are shown
 _MOST_ITEMS = 6
 _lock = threading.RLock()
 
@@ -83,7 +85,9 @@ def secret(value: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The text without private keys, registered secrets and the values of secret parameters."""
+    """The text without private keys, registered secrets, the values of secret parameters, and control characters."""
+    # A server's words must not steer the terminal that shows them.
+    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
     text = _PRIVATE_KEY.sub("(private key)", text)
     for value in _Output.secrets:
         text = text.replace(value, HIDDEN)
@@ -120,7 +124,8 @@ def exchange(
     brief: print one line only: the second authorization teaches nothing that the first did not
     """
     if brief:
-        say(f"--> {method} {url} {sent.get('action', '')}  <-- {status}".replace("  <--", " <--", 1))
+        what = f"{url} {sent['action']}" if "action" in sent else url
+        say(f"--> {method} {what} <-- {status}")
     else:
         say("\n".join([f"--> {method} {url}", *_fields(sent), f"<-- {status}", *_fields(received)]))
     _append_to_trace(
@@ -268,7 +273,7 @@ def shorten(text: str, limit: int = 72) -> str:
     """The beginning and the end of a long text, and its length."""
     if len(text) <= limit:
         return text
-    head, tail = text[:24].splitlines()[0], text[-8:].strip().splitlines()[-1]
+    head, tail = text[:24].partition("\n")[0], text[-8:].strip().rpartition("\n")[2]
     return f"{head}…{tail} ({len(text)} characters)"
 
 
@@ -286,14 +291,16 @@ def _shortened(value: Any) -> Any:
     return value
 
 
-def _without_secrets(value: Any) -> Any:
+def _without_secrets(value: Any, level: int = 0) -> Any:
+    if level > _DEEPEST and isinstance(value, Mapping | list | tuple):
+        return "… (deeper than anything a CA or a cloud has to say)"
     if isinstance(value, Mapping):
         return {
-            key: HIDDEN if _SECRET_MEMBER.fullmatch(str(key)) else _without_secrets(member)
+            key: HIDDEN if _SECRET_MEMBER.fullmatch(str(key)) else _without_secrets(member, level + 1)
             for key, member in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_without_secrets(member) for member in value]
+        return [_without_secrets(member, level + 1) for member in value]
     return clean(value) if isinstance(value, str) else value
 
 

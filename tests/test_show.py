@@ -168,3 +168,23 @@ def test_waiting_says_each_reason_once_in_a_pipe(capsys: pytest.CaptureFixture[s
             waiting.update(reason)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["waiting for a", "waiting for b"]
+
+
+def test_a_servers_words_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]):
+    show.warn("before\x1b[2J\x1b]0;title\x07\x9b31m\u202eafter\r\nnext")
+    exchange({}, {"body": "\x1b[31m", "json": {"a": "\x1b[31m"}})
+    printed = capsys.readouterr().err
+    assert not set(printed) & set("\x1b\x07\x9b\u202e\r")
+    assert "before" in printed and "after\nnext" in printed
+
+
+def test_deep_and_odd_values_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    show.start("04_new_order", trace=tmp_path / "trace.jsonl")
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    exchange(
+        {"payload": deep}, {"body": {"a": deep, "blank": " \n" * 200, "none": None, "list": [], "n": 1.5}}
+    )
+    assert "deeper than" in capsys.readouterr().err
+    assert json.loads((tmp_path / "trace.jsonl").read_text())["received"]["body"]["n"] == 1.5
