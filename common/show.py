@@ -203,7 +203,7 @@ class Waiting:
         )
         if _Output.quiet:
             return
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not _console().is_dumb_terminal:
             if self._status is None:
                 self._status = _console().status(line)
                 self._status.start()
