@@ -204,10 +204,12 @@ class Waiting:
         if _Output.quiet:
             return
         if sys.stderr.isatty() and not _console().is_dumb_terminal:
+            from rich.text import Text  # not a str: rich would take "[…]" in it for its markup
+
             if self._status is None:
-                self._status = _console().status(line)
+                self._status = _console().status(Text(line))
                 self._status.start()
-            self._status.update(line)
+            self._status.update(Text(line))
         elif reason != self.reason:
             _write(line)
         self.reason = reason

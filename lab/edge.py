@@ -4,6 +4,7 @@ import asyncio
 import html
 import logging
 import os
+import socket
 import ssl
 import tempfile
 from pathlib import Path
@@ -52,8 +53,8 @@ class Edge:
 
     def stop(self) -> None:
         """Close the listener and every connection."""
-        self._loop.run(self._close())
         self._loop.stop()
+        self._listener.close()
 
     def __enter__(self) -> "Edge":
         self.start()
@@ -68,17 +69,27 @@ class Edge:
         return f"{self.host}:{self.port}"
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(
-            self._serve_request,
-            self.host,
-            self.port,
-            ssl=self._default,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        # Not asyncio.start_server: in its hands a client that is still in the handshake outlives stop().
+        self._listener = socket.create_server((self.host, self.port), backlog=100)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept())
 
-    async def _close(self) -> None:
-        self._server.close()
+    async def _accept(self) -> None:
+        """Give each connection a task of its own, so that no client holds up another."""
+        loop = asyncio.get_running_loop()
+        tasks = set()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                # A client that left while it was waiting, or no file descriptor at this moment.
+                log.warning("cannot accept a connection: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            task = asyncio.create_task(self._serve(connection))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     def _choose_certificate(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
@@ -98,8 +109,9 @@ class Edge:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        # A resumed session would not show the certificate that was installed since.
+        # A session that is resumed by its ticket would not show the certificate that was installed since.
         context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
         # The ssl module reads certificates and keys from files only.
         descriptor, path = tempfile.mkstemp(suffix=".pem", dir=self._directory)
         try:
@@ -110,8 +122,19 @@ class Edge:
             os.unlink(path)
         return context
 
-    async def _serve_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request with a small page and close the connection."""
+    async def _serve(self, connection: socket.socket) -> None:
+        """Shake hands, answer one request with a small page, and close the connection."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._default, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
+            )
+        except OSError as error:
+            log.debug("no handshake: %s", error)
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_TIMEOUT)
             writer.write(self._response(head.decode("latin-1")))
@@ -120,7 +143,7 @@ class Edge:
             pass
         except asyncio.CancelledError:
             # The edge stops: no time is left for a polite end of TLS.
-            writer.transport.abort()
+            transport.abort()
             raise
         finally:
             writer.close()

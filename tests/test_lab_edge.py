@@ -88,10 +88,13 @@ def test_a_returning_client_sees_the_new_certificate_too(store: Store, edge: Edg
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    store.held["www.example.test"] = pki.self_signed("old")
     with connect(edge, "www.example.test", context) as connection:
+        # With the answer the client has received whatever tickets there are.
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: www.example.test\r\n\r\n")
+        while connection.recv(1000):
+            pass
         session = connection.session
+    store.held["www.example.test"] = pki.self_signed("new")
 
     plain = socket.create_connection((edge.host, edge.port), timeout=TIMEOUT)
     with context.wrap_socket(plain, server_hostname="www.example.test", session=session) as connection:
@@ -216,12 +219,18 @@ def test_a_client_without_tls_disturbs_nobody(edge: Edge) -> None:
     assert served_name(edge, "www.example.test") == "lab default"
 
 
-def test_stop_ends_open_connections_and_frees_the_port(store: Store, tmp_path: Path) -> None:
+def test_stop_ends_every_connection_at_whatever_stage_and_frees_the_port(
+    store: Store, tmp_path: Path
+) -> None:
     edge = Edge(store, "CDN", tmp_path)
     edge.start()
-    with connect(edge, "www.example.test") as connection:
+    with (
+        socket.create_connection((edge.host, edge.port), timeout=TIMEOUT) as no_handshake,
+        connect(edge, "www.example.test") as no_request,
+    ):
         edge.stop()
-        assert connection.recv(1) == b""
+        assert no_handshake.recv(1) == b""
+        assert no_request.recv(1) == b""
 
     with Edge(store, "CDN", tmp_path, port=edge.port) as again:
         assert served_name(again, "www.example.test") == "lab default"
