@@ -175,7 +175,10 @@ def _say_ready(lab: Lab, settings: Path) -> None:
     python = Path(sys.executable)
     if python.is_relative_to(bootstrap.ROOT):
         python = python.relative_to(bootstrap.ROOT)
-    config = "" if settings.parent == bootstrap.ROOT else f" --config {_quoted(str(settings))}"
+    # The scripts find lab.ini beside them by themselves, unless there is an acme.ini, which comes first.
+    beside = settings.parent == bootstrap.ROOT
+    found = beside and not (bootstrap.ROOT / "acme.ini").exists()
+    config = "" if found else f" --config {_quoted(settings.name if beside else str(settings))}"
     for script in sorted(bootstrap.ROOT.glob("[0-9][0-9]_*.py")):
         print(f"  {_quoted(str(python))} {script.name}{config}")
     print("\nCtrl-C here ends the lab.", flush=True)
