@@ -56,6 +56,8 @@ def external_account_binding(
     try:
         text = hmac_key_file.read_text(encoding="ascii").strip()
         hmac_key = jws.b64url_decode(show.secret(text).rstrip("="))
+        if not hmac_key:
+            raise ValueError
     except (OSError, ValueError):
         # Not chained, and not quoted: the cause could hold the key.
         raise Usage(

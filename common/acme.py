@@ -24,7 +24,7 @@ from common.failure import Failure, Usage
 USER_AGENT = f"acme-alibaba/1.0 {requests.utils.default_user_agent()}"
 TIMEOUT = (10, 30)  # seconds: to connect, between two bytes of the answer
 LARGEST_BODY = 1_000_000  # octets; a long chain has ten thousand
-BAD_NONCE_TRIES = 10  # at 50 % refused nonces, one request in a thousand fails
+BAD_NONCE_TRIES = 20  # at 50 % refused nonces, one request in a million fails
 LONGEST_RETRY_AFTER = 60  # seconds we wait for a server in place; beyond that the person decides
 
 # RFC 8555 section 6.7 and RFC 9773: the type of a problem -> what the person can do.

@@ -1,5 +1,7 @@
 """What the tests share: the guard around the network, a lab, and a learner who runs the scripts in it."""
 
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARD = ROOT / "tests" / "guard"
@@ -82,6 +85,36 @@ class Learner:
         """Run several scripts, each of which must succeed."""
         return {number: self.run(number) for number in numbers}
 
+    def json(self, name: str) -> Any:
+        """A JSON file of the state folder."""
+        return json.loads((self.state / name).read_text())
+
+    def chain(self) -> list[x509.Certificate]:
+        """The certificates of fullchain.pem, leaf first."""
+        return x509.load_pem_x509_certificates((self.state / "fullchain.pem").read_bytes())
+
+    def serial(self) -> str:
+        """The leaf's serial number, as the scripts print it."""
+        text = f"{self.chain()[0].serial_number:x}"
+        return "0" * (len(text) % 2) + text
+
+
+def load_script(number: str) -> Any:
+    """A script as a module, for tests of one function of it."""
+    spec = importlib.util.spec_from_file_location(f"script_{number}", SCRIPTS[number])
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their own module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def dns_contents(lab: Lab) -> set[tuple[str, ...]]:
+    """Every record of every zone, with its id: so that a record deleted and made anew shows."""
+    dns = lab.cloud.dns
+    return {(zone, r.record_id, r.rr, r.type, r.value) for zone in dns.zone_names() for r in dns.records(zone)}
+
 
 def clean_environment() -> dict[str, str]:
     """The environment without anything that could steer a script, and with the guard on Python's path."""
@@ -122,6 +155,30 @@ def holder(issued: Learner, tmp_path: Path) -> Learner:
     copy = Learner(tmp_path / "holder", issued.lab)
     shutil.copytree(issued.state, copy.state, symlinks=True)
     return copy
+
+
+@pytest.fixture(scope="session")
+def registered(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """A learner who has an account. Take orderer for copies that may be changed."""
+    learner = Learner(tmp_path_factory.mktemp("registered"), lab)
+    learner.series("01", "03")
+    return learner
+
+
+@pytest.fixture
+def orderer(registered: Learner, tmp_path: Path) -> Callable[..., Learner]:
+    """Make learners who have an order for some domains and nothing proven yet: 05 is next."""
+    made: list[Learner] = []
+
+    def make(*domains: str, **sections: Any) -> Learner:
+        sections = {"certificate": {"key_type": "ec256"}, **sections}
+        learner = Learner(tmp_path / f"orderer{len(made)}", registered.lab, domains=domains, **sections)
+        shutil.copytree(registered.state, learner.state)
+        made.append(learner)
+        learner.series("02", "04")
+        return learner
+
+    return make
 
 
 @pytest.fixture
