@@ -253,21 +253,23 @@ def prove(
         order_url, lambda body: body["status"] != "pending", "CA to validate", VALIDATION_TIMEOUT
     )
     if answer.body["status"] == "invalid":
-        raise Failure(
-            why_invalid(ca, answer.body), "mend that; then run 04_new_order.py and this script again"
-        )
+        raise why_invalid(ca, answer.body)
 
 
-def why_invalid(ca: acme.Client, order: dict[str, Any]) -> str:
+def why_invalid(ca: acme.Client, order: dict[str, Any]) -> Failure:
     """The CA's reason for every name that it refused, from the authorizations' challenges."""
-    lines = ["the order is invalid:"]
+    lines, kind = ["the order is invalid:"], ""
     for url in order.get("authorizations", []):
         authorization = ca.post_as_get(url, brief=True).object(status=str, identifier=dict, challenges=list)
-        errors = [c["error"] for c in authorization["challenges"] if isinstance(c.get("error"), dict)]
-        for error in errors:
-            kind = str(error.get("type", "")).rpartition(":")[2]
-            lines.append(f"  {authorization['identifier'].get('value')}: {kind} {acme.describe(error)}")
-    return "\n".join(lines)
+        for challenge in authorization["challenges"]:
+            if isinstance(challenge, dict) and isinstance(challenge.get("error"), dict):
+                error = challenge["error"]
+                kind = str(error.get("type", "")).rpartition(":")[2]
+                lines.append(f"  {authorization['identifier'].get('value')}: {kind} {acme.describe(error)}")
+    if len(lines) == 1:
+        lines.append("  the CA gives no reason: it may be too old, or its authorizations may be")
+    remedy = acme.REMEDIES.get(kind, "mend that")
+    return Failure("\n".join(lines), f"{remedy}; then run 04_new_order.py and this again")
 
 
 def main(settings: config.Settings) -> None:
@@ -280,7 +282,7 @@ def main(settings: config.Settings) -> None:
         if order["status"] == "pending":
             prove(ca, settings, saved["order_url"], order, publisher)
         elif order["status"] == "invalid":
-            raise Failure(why_invalid(ca, order), "run 04_new_order.py for a new order")
+            raise why_invalid(ca, order)
         else:
             show.facts(order=f"is {order['status']}: nothing to prove")
     show.result(saved["order_url"])
