@@ -174,7 +174,8 @@ class Publisher:
         if not failures:
             return None
         left = f"{len(failures)} TXT records are still in the zone: {failures[0]}"
-        return Failure(left, "run 05_dns_challenge.py again: its journal knows them, and it deletes them")
+        first = getattr(failures[0], "remedy", "see above")
+        return Failure(left, f"{first}; then run 05_dns_challenge.py again: its journal knows them")
 
     def _add(self, zone: str, name: str, value: str, brief: bool) -> None:
         rr = name.removesuffix(zone).rstrip(".") or "@"
