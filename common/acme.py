@@ -6,6 +6,7 @@ What is sent and what the answer means is the scripts' business; this module car
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -267,7 +268,9 @@ class Client:
                 pause = max(pause, problem.answer.retry_after or 0)
             except Unreachable:
                 pass
-            time.sleep(pause * random.uniform(1, 1.25))
+            pause *= random.uniform(1, 1.25)
+            show.say(f"    asked again in {pause:.1f} s")
+            time.sleep(pause)
         return ask()
 
     def _exchange(
@@ -474,7 +477,9 @@ def _innermost(error: BaseException) -> str:
     )
     if isinstance(reason, BaseException):
         return _innermost(reason)
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition(" (_ssl.c")[0]
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # urllib3 begins with the connection's name and ends with the line of C that failed; neither helps.
+    return re.sub(r"^HTTPSConnection(Pool)?\(.*?\): ", "", words).partition(" (_ssl.c")[0]
 
 
 def _unreachable(method: str, url: str, error: requests.RequestException, reason: str) -> Failure:
