@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dns.flags
 import dns.message
@@ -756,15 +757,20 @@ def test_certificate_and_key_travel_in_the_body_and_in_the_form_that_the_service
 
 @each_installer
 def test_certificate_names_are_legal_and_differ_for_each_certificate_and_domain(
-    learner: Learner, calls: Callable[..., list[Call]], number: str
+    learner: Learner, lab: Lab, calls: Callable[..., list[Call]], number: str
 ) -> None:
     action, domain, *_ = INSTALLERS[number]
+    second = "static.example.test" if number == "07" else "second.example.test"
+    lab.cloud.apigateway.bind_domain(lab.group_id, "second.example.test")
+    section = "cdn" if number == "07" else "apigateway"
+    learner.settings(**{section: {"domains": f"{domain}, {second}"}})
     for _ in range(2):
-        put_certificate(learner, domain)
+        put_certificate(learner, "*.example.test")
         learner.run(number)
     parameter = "CertName" if number == "07" else "CertificateName"
     names = [call.parameters[parameter] for call in calls(action)]
-    assert len(set(names)) == 2
+    assert len(names) == len(set(names)) == 4
+    # 4 to 50 characters, a letter first: the stricter of the two services.
     assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_]{3,49}", name) for name in names)
 
 
@@ -870,8 +876,6 @@ def test_07_reads_back_until_the_cdn_has_finished_configuring(
 
 @each_installer
 def test_a_refused_signature_does_not_echo_the_private_key(learner: Learner, lab: Lab, number: str) -> None:
-    from urllib.parse import quote
-
     action, domain, _, key_parameter = INSTALLERS[number]
     put_certificate(learner, domain)
     key_pem = (learner.state / "certificate.key").read_text()
@@ -880,7 +884,8 @@ def test_a_refused_signature_does_not_echo_the_private_key(learner: Learner, lab
         action,
         ApiError(
             "SignatureDoesNotMatch",
-            "Specified signature is not matched with our calculation. server string to sign is:" + echo,
+            f"Specified signature is not matched with our calculation. server string to sign is:{echo} "
+            f"which was made from {key_pem}",
         ),
     )
     run = learner.run(number, code=1)
