@@ -35,7 +35,7 @@ def suggested_window(answer: acme.Answer) -> tuple[datetime, datetime]:
         start, end = (
             datetime.fromisoformat(window[edge].replace("Z", "+00:00")) for edge in ("start", "end")
         )
-        if start >= end:
+        if start >= end or start.tzinfo is None or end.tzinfo is None:
             raise ValueError
     except (KeyError, AttributeError, TypeError, ValueError):
         raise Failure(

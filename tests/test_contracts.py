@@ -188,7 +188,7 @@ def test_each_script_passes_with_the_policy_on_the_page(number: str, holder: Lea
 
 @pytest.mark.parametrize(
     ("number", "action"),
-    [(number, action) for number, policy in policies().items() for action in actions(policy)],
+    [(number, action) for number, policy in policies().items() for action in sorted(actions(policy))],
 )
 def test_each_script_fails_without_any_one_action_of_its_policy(
     number: str, action: str, holder: Learner, lab: Lab

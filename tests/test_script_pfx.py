@@ -158,7 +158,7 @@ def type_passwords(learner: Learner, *passwords: str) -> subprocess.CompletedPro
     import pty
 
     keyboard, terminal = pty.openpty()
-    # In a session of its own there is no other terminal to ask: getpass turns to standard input.
+    # With no terminal of its own to ask, getpass turns to standard input.
     process = subprocess.Popen(
         [sys.executable, str(SCRIPTS["10"]), "--config", str(learner.ini)],
         cwd=learner.folder,

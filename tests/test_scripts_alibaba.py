@@ -875,7 +875,7 @@ def test_07_reads_back_until_the_cdn_has_finished_configuring(
 
 
 @each_installer
-def test_a_refused_signature_does_not_echo_the_private_key(learner: Learner, lab: Lab, number: str) -> None:
+def test_a_refused_signature_does_not_echo_what_is_secret(learner: Learner, lab: Lab, number: str) -> None:
     action, domain, _, key_parameter = INSTALLERS[number]
     put_certificate(learner, domain)
     key_pem = (learner.state / "certificate.key").read_text()
@@ -885,11 +885,12 @@ def test_a_refused_signature_does_not_echo_the_private_key(learner: Learner, lab
         ApiError(
             "SignatureDoesNotMatch",
             f"Specified signature is not matched with our calculation. server string to sign is:{echo} "
-            f"which was made from {key_pem}",
+            f"which was made from {key_pem} and {lab.access_key.access_key_secret}",
         ),
     )
     run = learner.run(number, code=1)
     assert "SignatureDoesNotMatch" in run.err
+    assert lab.access_key.access_key_secret not in run.all
     written = run.all + (learner.state / "trace.jsonl").read_text()
     for line in key_pem.splitlines()[1:-1]:
         assert line not in written
