@@ -20,6 +20,8 @@ from common import acme, config, renewal, show, x509
 from common.failure import Failure, Usage, os_failure
 from common.state import Locked, State
 
+# Let's Encrypt takes 300 orders of an account in three hours. What is due beyond this waits for the next run.
+MOST_ORDERS = 250
 ORDER_STEPS = ("02_create_cert_key_csr", "04_new_order", "05_dns_challenge", "06_finalize")
 
 
@@ -207,7 +209,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
     outcomes: list[tuple[Path, int, str]] = []
+    tries = 0
     for file in settings_files(files):
+        if tries == MOST_ORDERS:
+            outcomes.append((file, 0, f"left for the next run, after {MOST_ORDERS} orders in this one"))
+            continue
         try:
             settings = config.load(file)
             config.begin(settings, trace=not dry_run)
@@ -215,6 +221,7 @@ def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
                 outcome = renew(settings, force, dry_run)
             outcomes.append((file, 0, outcome))
             if outcome.startswith("renewed"):
+                tries += 1
                 show.result(settings.state.path("fullchain.pem"))
         except Locked as locked:
             outcomes.append((file, 0, f"nothing done: {locked.what}"))
@@ -222,6 +229,7 @@ def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
             # Each certificate on its own: one that fails does not keep the others from being renewed.
             failure = error if isinstance(error, Failure) else os_failure(error)
             show.failure(failure)
+            tries += not isinstance(failure, Usage | Waiting)
             outcomes.append((file, failure.exit_code, failure.what.splitlines()[0]))
 
     lines = [f"    {'ok' if code == 0 else 'FAILED':<8} {file}: {text}" for file, code, text in outcomes]

@@ -220,13 +220,12 @@ LONG_NAME = ".".join(["a" * 60] * 4) + ".example.test"
 def test_02_refuses_a_name_that_cannot_be_and_says_where_it_stands(
     learner: Learner, name: str, told: str
 ) -> None:
-    learner.run("01")
     learner.settings(domains=["good.example.test", name])
     run = learner.run("02", code=2)
     error = next(line for line in run.err.splitlines() if line.startswith("error:"))
     assert f"{learner.ini}: [certificate] domains: {told}" in error
     assert run.out == ""
-    assert not (learner.state / "pending").exists()
+    assert not learner.state.exists()
 
 
 def test_02_refuses_the_hundred_and_first_name(learner: Learner) -> None:
@@ -385,16 +384,16 @@ def test_03_takes_a_contact_back(learner: Learner) -> None:
     assert "account update" not in learner.run("03").err
 
 
-@pytest.mark.parametrize("number", ["03", "04", "05", "06", "09"])
-def test_an_account_is_never_shown_to_another_ca(holder: Learner, number: str) -> None:
+def test_an_account_is_never_shown_to_another_ca(holder: Learner) -> None:
     holder.series("02", "04")
     other = "https://127.0.0.1:1/another-ca/directory"
     holder.settings(acme={"directory": other})
-    run = holder.run(number, code=2)
-    error = run.err[run.err.index("error:") :]
-    assert other in error
-    assert holder.lab.directory_url in error
-    assert "--> " not in run.err
+    for number in ("03", "04", "05", "06", "09"):
+        run = holder.run(number, code=2)
+        error = run.err[run.err.index("error:") :]
+        assert other in error
+        assert holder.lab.directory_url in error
+        assert "--> " not in run.err
 
 
 def test_03_binds_the_account_to_the_customer_that_the_ca_knows(
@@ -499,13 +498,10 @@ def test_04_orders_anew_when_the_order_cannot_be_had(
     assert client(mine).post_as_get(new).body["status"] == "pending"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}"])
-def test_04_and_05_say_in_words_that_the_saved_order_is_damaged(
-    orderer: Callable[..., Learner], content: str
-) -> None:
+def test_04_05_and_06_say_in_words_that_the_saved_order_is_damaged(orderer: Callable[..., Learner]) -> None:
     learner = orderer("www.example.test")
-    (learner.state / "pending/order.json").write_text(content)
-    for number in ("04", "05", "06"):
+    for number, content in (("04", ""), ("05", "{"), ("06", "[]"), ("04", "{}"), ("05", '{"order_url": 1}')):
+        (learner.state / "pending/order.json").write_text(content)
         run = learner.run(number, code=2)
         assert str(learner.state / "pending/order.json") in run.err
         assert "04_new_order.py" in run.err[run.err.index("what to do:") :]
