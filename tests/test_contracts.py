@@ -310,8 +310,9 @@ def test_the_commands_for_real_are_true(clone: Path):
 def test_every_command_of_the_readme_is_known_to_a_test():
     sections = re.findall(r"^## (.+)$", README, re.MULTILINE)
     by_section = {section: commands(section) for section in sections if commands(section)}
-    assert set(by_section) == {"See it run", "By hand, in the lab", "For real", "Tests"}
+    assert set(by_section) == {"See it run", "By hand, in the lab", "For real", "Every night", "Tests"}
     assert by_section["See it run"][2:] == ["python3 lab demo"]
+    assert by_section["Every night"] == ["python 11_renew.py"]  # tests/test_scripts_renew.py
     ci = (ROOT / ".ci" / "run").read_text()
     assert by_section["Tests"] == ["python3 lab test -n 2"] and "\npython3 lab test -n 2\n" in ci
 
