@@ -23,6 +23,11 @@ ANY_PORTS = ["--dns-port", "0", "0", *(word for option in PORT_OPTIONS for word 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 
 
+def hear_hang_ups() -> None:
+    """Whoever runs the tests under nohup has SIGHUP ignored, and children inherit that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Up:
     """A running `lab up` and what it has said."""
 
@@ -34,6 +39,7 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=hear_hang_ups,
         )
 
     def read_until(self, text: str) -> None:
@@ -163,6 +169,7 @@ def test_ctrl_c_in_the_terminal_reaches_the_whole_group_and_ends_it_cleanly(tmp_
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_hang_ups,
     )
     assert up.stdout is not None
     assert any("Ctrl-C" in line for line in up.stdout)
