@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ SCRIPT_TIMEOUT = 180.0
 # The second name server is late, so that waiting for every server can be seen.
 LAGS = (0.0, 0.5)
 LINES_OF_A_FAILURE = 30
+# What a script needs to be told where nobody can be asked.
+ARGUMENTS = {"13": ("--yes",)}
 
 
 class CheckFailedError(Exception):
@@ -153,16 +156,24 @@ class Demo:
     def _run(self, script: Path) -> tuple[int, list[str]]:
         """Run a script as a user would, showing what it says as it says it."""
         lines = []
-        with subprocess.Popen(  # noqa: S603
-            [sys.executable, str(script), "--config", str(self.settings)],
-            cwd=self.folder,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        ) as process:
+        with (
+            subprocess.Popen(  # noqa: S603
+                [
+                    sys.executable,
+                    str(script),
+                    "--config",
+                    str(self.settings),
+                    *ARGUMENTS.get(script.name[:2], ()),
+                ],
+                cwd=self.folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            ) as process
+        ):
             deadline = threading.Timer(SCRIPT_TIMEOUT, process.kill)
             deadline.start()
             try:
@@ -287,6 +298,46 @@ def check_pfx(demo: Demo) -> str:
     return f"the PFX opens: key, certificate and {len(chain)} of its chain"
 
 
+def check_renewed(demo: Demo) -> str:
+    """11: another certificate in place of the revoked one, valid, served by both edges; the old set kept."""
+    check_certificate(demo)
+    check_pfx(demo)
+    check_cdn(demo)
+    check_apigateway(demo)
+    current = (demo.state / "certificate.key").read_bytes()
+    kept = [path.read_bytes() for path in (demo.state / "history").glob("*/certificate.key")]
+    _expect(len(kept) == 2 and current in kept, "the old set is not kept, or the key is the old one")
+    changed = demo.records() ^ demo.records_before
+    _expect(not changed, f"the zones have changed: {sorted(changed)}")
+    return f"serial {_short_serial(demo.certificate())}: the CA says Valid, both edges serve it; the old set is kept"
+
+
+def check_changed_key(demo: Demo) -> str:
+    """12: the CA knows the account by the new key, and by the old one no more."""
+    account = _Account(demo)
+    _expect(account.body["status"] == "valid", f"the CA says the account is {account.body['status']}")
+    old = list((demo.state / "history").glob("account-*.key"))
+    _expect(len(old) == 1, "the old key is not kept")
+    try:
+        _Account(demo, old[0])
+    except urllib.error.HTTPError as refusal:
+        _expect(refusal.code == 400, f"the CA answers the old key with {refusal.code}")
+    else:
+        raise CheckFailedError("the CA still knows the old key")
+    return f"account {account.url.rsplit('/', 1)[-1]} has the new key; the old one is unknown to the CA"
+
+
+def check_deactivated(demo: Demo) -> str:
+    """13: the CA takes nothing from the account any more."""
+    try:
+        status = _Account(demo).body["status"]
+    except urllib.error.HTTPError as refusal:
+        _expect(refusal.code in (401, 403), f"the CA answers with {refusal.code}")
+        status = "deactivated"
+    _expect(status == "deactivated", f"the CA says the account is {status}")
+    return "the CA refuses the account"
+
+
 def check_secrets(demo: Demo) -> str:
     """After all: no key that others can read, no secret in what was printed."""
     keys = [p for p in demo.state.rglob("*") if p.is_file() and b"PRIVATE KEY" in p.read_bytes()]
@@ -310,14 +361,17 @@ CHECKS = (
     check_apigateway,
     check_revoked,
     check_pfx,
+    check_renewed,
+    check_changed_key,
+    check_deactivated,
 )
 
 
 class _Account:
     """The account as the CA sees it, asked with the account's key: a few lines of ACME apart from common/."""
 
-    def __init__(self, demo: Demo) -> None:
-        self._key = _private_key(demo.state / "account.key")
+    def __init__(self, demo: Demo, key: Path | None = None) -> None:
+        self._key = _private_key(key or demo.state / "account.key")
         tls = ssl.create_default_context(cafile=str(demo.lab.ca_bundle))
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)

@@ -33,7 +33,7 @@ def test_every_step_holds_and_the_exit_code_is_0() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     table = result.stdout.split("checked from outside")[1]
     scripts = re.findall(r"^ok +(\d\d)_\w+\.py +\d+\.\d\d ", table, re.MULTILINE)
-    assert scripts == [f"{number:02}" for number in range(1, 11)]
+    assert scripts == [f"{number:02}" for number in range(1, 14)]
     assert "FAILED" not in result.stdout
     # The narration of the scripts is shown live, indented.
     assert re.search(r"^    .*newAccount", result.stdout, re.MULTILINE)
@@ -173,9 +173,10 @@ def test_a_script_sees_the_lab_and_nothing_that_leads_away_from_it(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Demo]:
-    """A demo whose ten scripts have run, for the checks to look at."""
+    """A demo whose first ten scripts have run, for the checks to look at; nothing is renewed or ended yet."""
     folder = tmp_path_factory.mktemp("demo")
-    with Lab(folder / "lab") as lab:
+    with Lab(folder / "lab") as lab, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "CHECKS", demo.CHECKS[:10])
         finished = demo.Demo(lab, folder, ["example.test", "*.example.test"], quiet=True)
         assert [row for row in finished.rows() if not row.held] == []
         yield finished
@@ -250,6 +251,23 @@ def test_the_check_of_the_account_asks_the_ca(restored: demo.Demo) -> None:
 
     with pytest.raises(urllib.error.HTTPError, match="400"):
         demo.check_account(restored)
+
+
+def test_the_checks_of_renewal_key_change_and_end_see_that_there_was_none(restored: demo.Demo) -> None:
+    with pytest.raises(demo.CheckFailedError, match="Revoked"):
+        demo.check_renewed(restored)
+    with pytest.raises(demo.CheckFailedError, match="the old key is not kept"):
+        demo.check_changed_key(restored)
+    with pytest.raises(demo.CheckFailedError, match="the account is valid"):
+        demo.check_deactivated(restored)
+
+
+def test_the_check_of_the_key_change_asks_the_ca_about_the_old_key(restored: demo.Demo) -> None:
+    account_key = (restored.state / "account.key").read_bytes()
+    pki.write_private(restored.state / "history" / "account-old.key", account_key)
+
+    with pytest.raises(demo.CheckFailedError, match="still knows the old key"):
+        demo.check_changed_key(restored)
 
 
 def test_the_check_of_the_zones_sees_a_record_left_and_one_lost(restored: demo.Demo) -> None:
