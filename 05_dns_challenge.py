@@ -246,7 +246,10 @@ def prove(
 
     show.step("challenges", "RFC 8555 section 7.5.1")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda n: respond(ca, challenges[n], brief=n > 0), range(len(challenges))))
+        answers = list(pool.map(lambda n: respond(ca, challenges[n], brief=n > 0), range(len(challenges))))
+    # Some CAs look before they answer.
+    if any(answer.object(status=str)["status"] == "invalid" for answer in answers):
+        raise why_invalid(ca, order)
 
     show.step("order: pending, until every name is valid", "RFC 8555 section 7.1.6")
     # One question about the order stands for one about each authorization.
