@@ -101,18 +101,18 @@ def due(settings: config.Settings, record: renewal.Record, now: datetime) -> tup
     )
 
 
-def missing_installs(settings: config.Settings, record: renewal.Record) -> list[str]:
-    """The scripts that are configured to install the certificate, and have not installed this one."""
-    configured = {
-        "07_install_cdn": settings.cdn.domains,
-        "08_install_apigw": settings.apigateway.domains,
-        "10_pkcs12_iis": settings.iis.password_file,  # at night there is no one to ask
-    }
+def missing_installs(settings: config.Settings, record: renewal.Record) -> dict[str, str]:
+    """The scripts that are to install the certificate and have not: script -> what is installed then, and where."""
     leaf = current_leaf(settings.state)
     serial = x509.serial_hex(leaf) if leaf else ""
-    return [
-        script for script, wanted in configured.items() if wanted and record.installed.get(script) != serial
-    ]
+    wanted = {
+        "07_install_cdn": settings.cdn.domains,
+        "08_install_apigw": settings.apigateway.domains,
+        # At night there is no one to ask for a password.
+        "10_pkcs12_iis": (settings.iis.windows,) if settings.iis.password_file else (),
+    }
+    missing = {script: " ".join((serial, *places)) for script, places in wanted.items() if places}
+    return {script: what for script, what in missing.items() if record.installed.get(script) != what}
 
 
 def take_step(script: str, settings: config.Settings) -> None:
@@ -124,15 +124,14 @@ def take_step(script: str, settings: config.Settings) -> None:
 def install(settings: config.Settings, record: renewal.Record) -> None:
     """Run each missing install; one that fails does not keep the others from it."""
     failures = []
-    for script in missing_installs(settings, record):
+    for script, what in missing_installs(settings, record).items():
         try:
             take_step(script, settings)
         except Failure as failure:
             show.warn(f"{script}: {failure.what}")
             failures.append(failure)
             continue
-        leaf = current_leaf(settings.state)
-        record.installed[script] = x509.serial_hex(leaf) if leaf else ""
+        record.installed[script] = what
         record.save(settings.state)
     if failures:
         raise Failure("\n".join(failure.what for failure in failures), failures[0].remedy)

@@ -34,7 +34,7 @@ class Record:
     serial: of the certificate that window and renew_at are about
     window: start and end of the CA's suggestion; renew_at: the moment drawn from it, once
     failures: in a row; try_again_at: not before this
-    installed: script -> serial of the certificate it has installed
+    installed: script -> serial of the certificate it has installed, and where
     """
 
     serial: str = ""

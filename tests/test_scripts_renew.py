@@ -64,9 +64,11 @@ def test_without_a_certificate_it_gets_one_and_installs_it(night: Learner, lab: 
     assert served(lab.apigateway_edge, "api.example.test") == night.serial()
     assert (night.state / "certificate.pfx").exists()
     assert dns_contents(lab) == before
-    assert night.json("renewal.json")["installed"] == dict.fromkeys(
-        ("07_install_cdn", "08_install_apigw", "10_pkcs12_iis"), night.serial()
-    )
+    assert night.json("renewal.json")["installed"] == {
+        "07_install_cdn": f"{night.serial()} www.example.test",
+        "08_install_apigw": f"{night.serial()} api.example.test",
+        "10_pkcs12_iis": f"{night.serial()} 2022",
+    }
 
 
 def test_when_nothing_is_due_it_says_when_and_changes_nothing(night: Learner, lab: Lab):
@@ -115,11 +117,18 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(night: Learner, lab
     before, made = snapshot(night.state), orders(lab)
     assert "would renew" in night.run("11", "--dry-run", "--force").err
     night.settings(cdn={"domains": "www.example.test, static.example.test"})
-    (night.state / "renewal.json").unlink()
-    del before["renewal.json"]
-    assert "would install: 07_install_cdn" in night.run("11", "--dry-run").err
+    assert "would install: 07_install_cdn\n" in night.run("11", "--dry-run").err
     assert snapshot(night.state) == before
     assert orders(lab) == made
+
+
+def test_a_domain_added_to_the_settings_is_installed_on_without_ordering(night: Learner, lab: Lab):
+    night.run("11")
+    serial, made = night.serial(), orders(lab)
+    night.settings(cdn={"domains": "www.example.test, static.example.test"})
+    assert "installed what was missing" in night.run("11").err
+    assert served(lab.cdn_edge, "static.example.test") == serial == night.serial()
+    assert orders(lab) == made > 0
 
 
 def test_only_what_is_configured_is_installed(lab: Lab, tmp_path: Path):
