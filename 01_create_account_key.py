@@ -32,12 +32,13 @@ def main(settings: config.Settings) -> None:
     show.step("account key", "RFC 8555 section 6.2, RFC 7638")
 
     path = state.path("account.key")
-    if state.exists("account.key"):
-        # Whoever loses this key loses the account, so nothing here ever overwrites it.
-        show.kept(path, "there is an account key already")
-    else:
-        state.write("account.key", create_account_key(settings.account.key_type))
+    # Whoever loses this key loses the account, so nothing here ever overwrites it.
+    if not state.exists("account.key") and state.create(
+        "account.key", create_account_key(settings.account.key_type)
+    ):
         show.wrote(path)
+    else:
+        show.kept(path, "there is an account key already")
     describe(path.read_bytes(), path)
     show.result(path)
     show.next_step("02_create_cert_key_csr.py")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -69,6 +70,23 @@ class State:
                 raise
             sync_folder(path.parent)
         return path
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file that is not there yet; False, and nothing is written, when it is, even since a moment ago."""
+        if self.path(name).exists():
+            return False
+        whole = self.write(f"{name}.new-{secrets.token_hex(8)}", content)
+        try:
+            # A second name for the file, which cannot take the place of another as a rename would.
+            os.link(whole, self.path(name))
+        except FileExistsError:
+            return False
+        except OSError:
+            os.replace(whole, self.path(name))  # a file system without links
+        finally:
+            whole.unlink(missing_ok=True)
+            sync_folder(whole.parent)
+        return True
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
         return self.write(name, json.dumps(value, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,27 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Monk
         state.write("account.json", "new")
     assert state.path("account.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["account.json"]
+
+
+def test_of_many_that_create_a_file_at_once_one_does(tmp_path: Path):
+    state, keys = State(tmp_path / "state"), [f"key {number}".encode() for number in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        created = list(pool.map(lambda key: state.create("account.key", key), keys))
+    assert sum(created) == 1
+    assert state.path("account.key").read_bytes() == keys[created.index(True)]
+    assert sorted(os.listdir(state.folder)) == ["account.key"]
+
+
+def test_without_hard_links_a_file_is_created_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    state = State(tmp_path)
+    assert state.create("account.key", b"key") is True
+    assert state.create("account.key", b"other") is False
+    assert state.path("account.key").read_bytes() == b"key"
+    assert os.listdir(tmp_path) == ["account.key"]
 
 
 def test_a_missing_file_names_the_script_that_makes_it(tmp_path: Path):
