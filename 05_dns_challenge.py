@@ -249,6 +249,8 @@ def prove(
         answers = list(pool.map(lambda n: respond(ca, challenges[n], brief=n > 0), range(len(challenges))))
     # Some CAs look before they answer.
     if any(answer.object(status=str)["status"] == "invalid" for answer in answers):
+        # Some leave such an order "pending", and then 04_new_order.py would go on with it for ever.
+        settings.state.remove("pending/order.json")
         raise why_invalid(ca, order)
 
     show.step("order: pending, until every name is valid", "RFC 8555 section 7.1.6")

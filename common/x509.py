@@ -95,14 +95,30 @@ def split_chain(pem: bytes, source: str | Path) -> list[x509.Certificate]:
     """The certificates of a PEM chain, in the order they stand; Failure when one is damaged or there is none."""
     blocks = _CERTIFICATE.findall(pem)
     try:
-        certificates = [x509.load_pem_x509_certificate(block) for block in blocks]
-    except ValueError as error:
+        certificates = [_read_certificate(block) for block in blocks]
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+    ) as error:
         raise Failure(
             f"{source}: a certificate in it cannot be read ({error})", "get it anew: 06_finalize.py"
         ) from None
     if not certificates:
         raise Failure(f"{source}: holds no PEM certificate", "get it anew: 06_finalize.py")
     return certificates
+
+
+def _read_certificate(pem: bytes) -> x509.Certificate:
+    """A certificate of which every part that is used later can be read: the parser itself looks no further."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    dns_names(certificate)
+    for part in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "serial_number"):
+        getattr(certificate, part)
+    certificate.public_key()
+    return certificate
 
 
 def certificate_pem(certificates: Iterable[x509.Certificate]) -> bytes:

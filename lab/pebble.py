@@ -48,7 +48,10 @@ class PebbleOptions:
     eab_keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # kid -> MAC key, base64url
     eab_required: bool = False
     blocked_domains: tuple[str, ...] = ()
-    extra_config: Mapping[str, Any] = field(default_factory=dict)  # retryAfter, profiles, ... of newer ones
+    # Of newer Pebbles; an older one passes over them.
+    retry_after: int = 0  # seconds, with orders and authorizations that are under way; since 2.5
+    profiles: Mapping[str, int] = field(default_factory=dict)  # name -> validity period; since 2.7
+    extra_config: Mapping[str, Any] = field(default_factory=dict)  # keyAlgorithm, caaIdentities, ...
 
 
 class PortInUseError(LabError):
@@ -186,6 +189,7 @@ class Pebble:
 
     def _configuration(self) -> dict[str, Any]:
         options = self.options
+        profiles = options.profiles or {"default": options.validity_period}
         pebble: dict[str, Any] = {
             "listenAddress": f"127.0.0.1:{self._ports['CA']}",
             "managementListenAddress": f"127.0.0.1:{self._ports['CA management']}",
@@ -199,6 +203,12 @@ class Pebble:
             "externalAccountMACKeys": dict(options.eab_keys),
             "domainBlocklist": list(options.blocked_domains),
             "certificateValidityPeriod": options.validity_period,
+            # Pebble has this instead since 2.7, and draws a profile for an order that names none.
+            "profiles": {
+                name: {"description": f"valid for {seconds} seconds", "validityPeriod": seconds}
+                for name, seconds in profiles.items()
+            },
+            "retryAfter": {"authz": options.retry_after, "order": options.retry_after},
         }
         return {"pebble": pebble | dict(options.extra_config)}
 

@@ -196,7 +196,8 @@ def test_each_script_fails_without_any_one_action_of_its_policy(
     limit_key(holder, actions(policies()[number]) - {action})
     if number == "05":
         holder.series("02", "04")
-        lab.cloud.lose_next_answer("AddDomainRecord")
+        if action == "alidns:DescribeDomainRecords":
+            lab.cloud.lose_next_answer("AddDomainRecord")
     else:
         # Domains that have no certificate yet: one that is installed already needs no call.
         domain = f"{action.rpartition(':')[2].lower()}.example.test"
@@ -206,6 +207,11 @@ def test_each_script_fails_without_any_one_action_of_its_policy(
     run = holder.run(number, code=1)
     assert f"Forbidden.RAM on {action.partition(':')[2]}" in run.err
     assert "docs/ram-policies.md" in run.err
+    if number == "05":
+        # With a key that may, the next run takes away what this one had to leave.
+        holder.environment = lab.environment()
+        holder.run("05")
+        assert not (holder.state / "pending" / "dns_records.json").exists()
 
 
 def test_the_python_sample_runs_and_prints_a_txt_value():

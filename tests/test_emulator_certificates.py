@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from emulator_client import Issuer, key_pem, make_tls_files, running_emulator
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.alibaba import certificates
@@ -252,6 +252,7 @@ def certificate_and_key(issuer):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), min_size=1, max_size=3))
+@example([(12, 1)])  # a version that does not exist
 def test_damaged_certificate_is_refused_or_harmless(certificate_and_key, damages):
     certificate, key = bytearray(certificate_and_key[0]), certificate_and_key[1]
     for position, octet in damages:

@@ -1,5 +1,6 @@
 """common/x509.py and common/install.py: certificates and keys that fit together, and those that do not."""
 
+import base64
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from cryptography import x509 as crypto_x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from common import install, x509
 from common.failure import Failure, Usage
@@ -203,3 +206,24 @@ def test_when_some_domains_fail_the_others_are_done_and_each_failure_is_named():
     assert done == ["a", "b", "c"]
     assert "bad1: no bad1" in failure.value.what and "bad2: no bad2" in failure.value.what
     assert failure.value.exit_code == 1
+
+
+LEAF = leaf()
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), min_size=1, max_size=3))
+@example([(12, 1)])  # a version that does not exist
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_certificate_is_a_certificate_or_a_failure(damages: list[tuple[int, int]]):
+    der = bytearray(LEAF.public_bytes(serialization.Encoding.DER))
+    for place, octet in damages:
+        der[place % len(der)] = octet
+    body = base64.encodebytes(bytes(der))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    try:
+        chain = x509.split_chain(pem, "a test")
+    except Failure as failure:
+        assert "a test: " in failure.what
+        return
+    assert x509.serial_hex(chain[0]) and x509.issuer_name(chain[0])
+    assert isinstance(x509.dns_names(chain[0]), list)

@@ -56,6 +56,17 @@ class ServerCertificate:
         return any(name.lower() in (wanted, parent) for name in self.dns_names)
 
 
+# What the parser raises for certificates that are none: each of its parts has a way of its own.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+)
+
+
 def read(chain_pem: str, private_key_pem: str) -> ServerCertificate:
     """Parse and check an upload; raises one of the three exceptions above."""
     key = read_private_key(private_key_pem)
@@ -63,7 +74,7 @@ def read(chain_pem: str, private_key_pem: str) -> ServerCertificate:
         leaf = read_chain(chain_pem)[0]
         certificate = ServerCertificate(chain_pem, private_key_pem, leaf, *read_names(leaf))
         leaf_spki = spki(leaf.public_key())
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise BadCertificateError from error
     if leaf_spki != spki(key.public_key()):
         raise KeyMismatchError
