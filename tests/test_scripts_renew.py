@@ -2,8 +2,6 @@
 
 import json
 import signal
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -14,6 +12,7 @@ import pytest
 from canned_server import CannedServer, problem
 from conftest import Learner, dns_contents
 from cryptography import x509
+from visitor import Visitor
 
 from common import x509 as our_x509
 from lab import Lab
@@ -375,31 +374,6 @@ def test_a_rate_limit_is_told_kept_and_waited_for(holder: Learner, advisor: Cann
     assert learner.serial() == serial
 
 
-class Visitor(threading.Thread):
-    """Connects to both edges all the while, as a browser that trusts the CA's root would."""
-
-    def __init__(self, lab: Lab, targets: list[tuple[str, str]]) -> None:
-        super().__init__(daemon=True)
-        self.context = ssl.create_default_context(cadata=lab.issuer_roots())
-        self.targets = targets
-        self.ended = threading.Event()
-        self.failures: list[str] = []
-        self.handshakes = 0
-
-    def run(self) -> None:
-        import socket
-
-        while not self.ended.wait(0.02):
-            for address, name in self.targets:
-                host, _, port = address.rpartition(":")
-                try:
-                    with socket.create_connection((host, int(port)), 5) as connection:
-                        self.context.wrap_socket(connection, server_hostname=name).close()
-                    self.handshakes += 1
-                except OSError as error:
-                    self.failures.append(f"{name}: {error}")
-
-
 def test_a_short_lived_certificate_is_replaced_three_times_without_one_failed_handshake(
     new_lab: Callable[..., Lab], tmp_path: Path
 ):
@@ -407,19 +381,16 @@ def test_a_short_lived_certificate_is_replaced_three_times_without_one_failed_ha
     night = renewer(lab, tmp_path / "night")
     before = dns_contents(lab)
     night.run("11")
-    visitor = Visitor(lab, [(lab.cdn_edge, "www.example.test"), (lab.apigateway_edge, "api.example.test")])
-    visitor.start()
+    edges = [(lab.cdn_edge, "www.example.test"), (lab.apigateway_edge, "api.example.test")]
     serials = [night.serial()]
     end = time.monotonic() + 100
-    while len(serials) < 4:
-        assert time.monotonic() < end
-        night.run("11")
-        if night.serial() != serials[-1]:
-            serials.append(night.serial())
-            assert served(lab.cdn_edge, "www.example.test") == serials[-1]
-            assert served(lab.apigateway_edge, "api.example.test") == serials[-1]
-    visitor.ended.set()
-    visitor.join()
+    with Visitor(lab.issuer_roots(), edges) as visitor:
+        while len(serials) < 4:
+            assert time.monotonic() < end
+            night.run("11")
+            if night.serial() != serials[-1]:
+                serials.append(night.serial())
+                assert [served(address, name) for address, name in edges] == [serials[-1]] * 2
     assert visitor.failures == []
     assert visitor.handshakes > 20
     assert len(set(serials)) == 4

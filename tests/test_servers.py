@@ -5,9 +5,7 @@ import re
 import shlex
 import shutil
 import socket
-import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT, SCRIPTS, Learner, clean_environment
 from debian import program
+from visitor import Visitor
 
 from common import x509
 from lab import Lab
@@ -86,26 +85,6 @@ def nginx(holder: Learner, tmp_path: Path) -> Iterator[Nginx]:
     server.stop()
 
 
-class Visitor(threading.Thread):
-    """Connects all the while, as a browser that trusts the CA's root would."""
-
-    def __init__(self, port: int, roots: str) -> None:
-        super().__init__(daemon=True)
-        self.port, self.context = port, ssl.create_default_context(cadata=roots)
-        self.ended = threading.Event()
-        self.failures: list[str] = []
-        self.handshakes = 0
-
-    def run(self) -> None:
-        while not self.ended.is_set():
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-                    self.context.wrap_socket(connection, server_hostname="www.example.test").close()
-                self.handshakes += 1
-            except OSError as error:
-                self.failures.append(str(error))
-
-
 def wait_until_served(nginx: Nginx, serial: str) -> None:
     end = time.monotonic() + 20
     while nginx.serial() != serial:
@@ -121,17 +100,16 @@ def test_nginx_serves_each_new_certificate_after_one_reload_and_no_handshake_fai
     assert "reloaded" in nginx.reload_if_changed(holder.state).stdout  # the first call cannot know
     assert nginx.reload_if_changed(holder.state).stdout == ""
     assert nginx.reloads() == 1
-    visitor = Visitor(nginx.port, lab.issuer_roots())
-    visitor.start()
-    for number in range(2, 5):
-        holder.run("11", "--force")
-        run = nginx.reload_if_changed(holder.state)
-        assert (run.returncode, run.stdout) == (0, "nginx was reloaded for a new certificate\n"), run.stderr
-        wait_until_served(nginx, holder.serial())
-        nginx.reload_if_changed(holder.state)
-        assert nginx.reloads() == number
-    visitor.ended.set()
-    visitor.join()
+    with Visitor(lab.issuer_roots(), [(f"127.0.0.1:{nginx.port}", "www.example.test")]) as visitor:
+        for number in range(2, 5):
+            holder.run("11", "--force")
+            run = nginx.reload_if_changed(holder.state)
+            assert (run.returncode, run.stdout) == (0, "nginx was reloaded for a new certificate\n"), (
+                run.stderr
+            )
+            wait_until_served(nginx, holder.serial())
+            nginx.reload_if_changed(holder.state)
+            assert nginx.reloads() == number
     assert visitor.failures == []
     assert visitor.handshakes > 50
 
