@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from conftest import Learner, dns_contents
 from cryptography import x509
 from visitor import Visitor
 
+from common import jws
 from common import x509 as our_x509
 from lab import Lab
 
@@ -351,27 +353,69 @@ def test_without_usable_advice_it_goes_by_the_lifetime(answer: Any, holder: Lear
     assert "nothing to do: due on" in run.err and "by its lifetime" in run.err
 
 
-def test_a_rate_limit_is_told_kept_and_waited_for(holder: Learner, advisor: CannedServer):
+def at_the(advisor: CannedServer, holder: Learner, order: Callable[[dict[str, Any]], Any]) -> Learner:
+    """A holder who is due at the CA that gives advice, and whose orders are answered by order(payload)."""
+
     def answer(path: str, body: Any) -> Any:
         if path.startswith("/ari"):
             return window(utc_now() - timedelta(days=2), utc_now() - timedelta(days=1))
-        status, headers, content = problem("rateLimited", 429, "too many orders")
-        return status, {**headers, "Retry-After": "10800"}, content
+        payload = json.loads(jws.b64url_decode(body["payload"])) if body["payload"] else None
+        return order(payload) if path == "/order" else problem("serverInternal", 500)
 
     advisor.answer = answer
     learner = advised(holder, advisor)
     account = json.loads((learner.state / "account.json").read_text())
     account["directory"] = f"{advisor.base}/dir"
     (learner.state / "account.json").write_text(json.dumps(account))
+    return learner
+
+
+LIMITED = problem("rateLimited", 429, "too many orders")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "words"),
+    [
+        (429, {**LIMITED[1], "Retry-After": "10800"}, LIMITED[2], "too many orders"),
+        (503, {"Content-Type": "text/html", "Retry-After": "in three hours"}, b"<html>busy</html>", "503"),
+    ],
+)
+def test_a_rate_limit_is_told_kept_and_waited_for(
+    status: int, headers: dict[str, str], content: bytes, words: str, holder: Learner, advisor: CannedServer
+):
+    if headers["Retry-After"] == "in three hours":
+        headers = {**headers, "Retry-After": format_datetime(utc_now() + timedelta(hours=3), usegmt=True)}
+    learner = at_the(advisor, holder, lambda payload: (status, headers, content))
     serial = learner.serial()
     assert "the CA asks to wait 3.0 h" in learner.run("11", code=1).err
     posts = [path for method, path, *_ in advisor.requests if method == "POST"]
     again = learner.run("11", code=1)
-    assert "too many orders" in again.err
-    assert [path for method, path, *_ in advisor.requests if method == "POST"] == posts
+    assert words in again.err and "the next try is not before" in again.err
+    assert [path for method, path, *_ in advisor.requests if method == "POST"] == posts == ["/order"]
     until = datetime.fromisoformat(learner.json("renewal.json")["try_again_at"]) - utc_now()
     assert timedelta(hours=2, minutes=59) < until <= timedelta(hours=3)
     assert learner.serial() == serial
+
+
+def test_an_order_names_what_it_replaces_and_is_repeated_without_where_that_was_replaced_before(
+    holder: Learner, advisor: CannedServer
+):
+    payloads = []
+
+    def order(payload: dict[str, Any]) -> Any:
+        payloads.append(payload)
+        return (
+            problem("alreadyReplaced", 409)
+            if "replaces" in payload
+            else problem("rateLimited", 429, "enough")
+        )
+
+    learner = at_the(advisor, holder, order)
+    leaf = x509.load_pem_x509_certificate((learner.state / "certificate.pem").read_bytes())
+    run = learner.run("11", code=1)
+    assert [payload.get("replaces") for payload in payloads] == [our_x509.certificate_id(leaf), None]
+    assert payloads[0]["identifiers"] == payloads[1]["identifiers"]
+    assert "alreadyReplaced: ordered again without saying what it replaces" in run.err
 
 
 def test_a_short_lived_certificate_is_replaced_three_times_without_one_failed_handshake(
