@@ -15,6 +15,8 @@ from common.failure import Usage
 from common.state import State
 
 USABLE = ("pending", "ready", "processing", "valid")  # section 7.1.6; "invalid" is the one status that is not
+# What CAs answer when they do not like what an order says it replaces; Pebble calls an unknown one its own fault.
+REPLACES_REFUSED = ("alreadyReplaced", "malformed", "unauthorized", "serverInternal")
 
 
 def new_order(
@@ -34,7 +36,7 @@ def new_order(
     except acme.Problem as problem:
         # An order may replace a certificate that no other order has replaced (RFC 9773 section 5). If this CA sees
         # it otherwise, the certificate is needed all the same.
-        if not replaces or problem.type not in ("alreadyReplaced", "malformed", "unauthorized"):
+        if not replaces or problem.type not in REPLACES_REFUSED:
             raise
         show.warn(f"{problem.type}: ordered again without saying what it replaces")
         return new_order(ca, domains, profile)
