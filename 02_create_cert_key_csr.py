@@ -48,7 +48,7 @@ def main(settings: config.Settings) -> None:
         current = x509.split_chain(state.path("fullchain.pem").read_bytes(), state.path("fullchain.pem"))[0]
         if x509.public_key_der(pending_key) == x509.public_key_der(current):
             # 06_finalize.py was interrupted when all was in place but this. The key has its certificate.
-            state.remove("pending/certificate.key", "pending/certificate.csr", "pending/order.json")
+            state.remove("pending/order.json", "pending/certificate.csr", "pending/certificate.key")
 
     if state.exists("pending/certificate.key"):
         key = x509.load_private_key(key_path.read_bytes(), key_path)

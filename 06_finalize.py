@@ -18,7 +18,8 @@ from common.failure import Failure, Usage
 from common.state import State
 
 ISSUE_TIMEOUT = 300  # seconds for the CA to issue
-PENDING = ("pending/certificate.key", "pending/certificate.csr", "pending/order.json")
+# In the order in which they are removed. An order that outlived its key would be gone on with for the next one.
+PENDING = ("pending/order.json", "pending/certificate.csr", "pending/certificate.key")
 
 
 def finalize(ca: acme.Client, finalize_url: str, csr: crypto_x509.CertificateSigningRequest) -> None:

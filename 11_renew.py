@@ -10,6 +10,7 @@ Next    11_renew.py again, twice a day
 
 import argparse
 import importlib
+import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,20 +31,19 @@ def utc_now() -> datetime:
 
 
 def suggested_window(answer: acme.Answer) -> tuple[datetime, datetime]:
-    """Start and end of the CA's suggestion (RFC 9773 section 4.2)."""
+    """Start and end of the CA's suggestion, in UTC (RFC 9773 section 4.2)."""
     window = answer.object(suggestedWindow=dict)["suggestedWindow"]
     try:
-        # Python before 3.11 does not know the "Z" of RFC 3339.
-        start, end = (
-            datetime.fromisoformat(window[edge].replace("Z", "+00:00")) for edge in ("start", "end")
-        )
+        # Python before 3.11 knows neither the "Z" of RFC 3339 nor its nanoseconds, which Go's servers write.
+        texts = (re.sub(r"\.[0-9]+", "", window[edge]).upper() for edge in ("start", "end"))
+        start, end = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in texts)
         if start >= end or start.tzinfo is None or end.tzinfo is None:
             raise ValueError
-    except (KeyError, AttributeError, TypeError, ValueError):
+        return start.astimezone(timezone.utc), end.astimezone(timezone.utc)
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
         raise Failure(
             f"{answer.url}: the CA's suggestedWindow cannot be: {window}", "none: it is passed over"
         ) from None
-    return start, end
 
 
 def ask_ca(
@@ -70,7 +70,8 @@ def ask_ca(
 
 
 def current_leaf(state: State) -> crypto_x509.Certificate | None:
-    path = state.path("certificate.pem")
+    # 06_finalize.py puts this file in place last. Where it is missing, 06 broke off and is to go on.
+    path = state.path("fullchain.pem")
     return x509.split_chain(path.read_bytes(), path)[0] if path.exists() else None
 
 
@@ -148,17 +149,17 @@ def renew(settings: config.Settings, force: bool = False, dry_run: bool = False)
     is_due = is_due or force
     if not is_due and not missing_installs(settings, record):
         return f"nothing to do: {why}"
-    if dry_run:
-        return (
-            f"would renew: {why}"
-            if is_due
-            else f"would install: {', '.join(missing_installs(settings, record))}"
-        )
     if (pause := record.pausing_until(now)) and not force:
         raise Waiting(
             f"{record.failures} failures in a row; the next try is not before {pause:%Y-%m-%d %H:%M} UTC. "
             f"The last one: {record.last_failure}",
             "mend that; --force tries at once",
+        )
+    if dry_run:
+        return (
+            f"would renew: {why}"
+            if is_due
+            else f"would install: {', '.join(missing_installs(settings, record))}"
         )
     try:
         if is_due:

@@ -13,6 +13,7 @@ from typing import Any
 from common import acme, config, jws, show, x509
 
 NEW_KEY = "pending/account.key"
+KEY_REFUSED = ("badPublicKey", "badSignatureAlgorithm")  # RFC 8555 section 6.7
 
 
 def change_key(ca: acme.Client, new_key: jws.PrivateKey) -> None:
@@ -62,7 +63,13 @@ def main(settings: config.Settings) -> None:
 
     if not changed:
         show.step("keyChange", "RFC 8555 section 7.3.5")
-        change_key(acme.connect(settings, old_key, account["account_url"]), new_key)
+        try:
+            change_key(acme.connect(settings, old_key, account["account_url"]), new_key)
+        except acme.Problem as problem:
+            if problem.type in KEY_REFUSED:
+                # This key the CA will never take, so it is nobody's: the next run makes another.
+                state.remove(NEW_KEY)
+            raise
 
     if old_pem != new_pem:
         show.wrote(state.write(f"history/account-{jws.thumbprint(old_key)}.key", old_pem))

@@ -102,6 +102,8 @@ def load(state: State) -> Record:
         record = Record(
             **state.read_json(FILE, "11_renew.py", serial=str, window=list, failures=int, installed=dict)
         )
+        if record.failures < 0:
+            return Record()
         for text in (record.renew_at, record.ask_again_at, record.try_again_at, *record.window):
             if text and datetime.fromisoformat(text).tzinfo is None:
                 return Record()
