@@ -37,7 +37,7 @@ def show_directory(ca: acme.Client) -> None:
 
 def check_terms(ca: acme.Client, agreed: bool, settings_file: Path) -> None:
     """A person agrees to the CA's terms, in the settings; a program must not do it by itself (section 7.3)."""
-    terms = ca.directory.get("meta", {}).get("termsOfService")
+    terms = acme.meta(ca.directory, "termsOfService")
     show.facts(terms=terms or "none")
     if terms and not agreed:
         raise Usage(

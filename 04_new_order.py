@@ -58,7 +58,8 @@ def replaced_certificate(ca: acme.Client, state: State, domains: list[str]) -> s
 
 def check_profile(ca: acme.Client, profile: str | None) -> None:
     """Usage unless the directory offers this certificate profile (draft-ietf-acme-profiles)."""
-    offered = ca.directory.get("meta", {}).get("profiles", {})
+    profiles = acme.meta(ca.directory, "profiles")
+    offered = profiles if isinstance(profiles, dict) else {}
     if offered:
         show.facts(profiles="\n".join(f"{name}: {description}" for name, description in offered.items()))
     if profile and profile not in offered:

@@ -96,7 +96,8 @@ def put_in_place(state: State, key_pem: bytes, chain: list[crypto_x509.Certifica
 
 def main(settings: config.Settings) -> None:
     state = settings.state
-    if not state.exists("pending/order.json") and state.exists("certificate.pem"):
+    begun = any(state.exists(name) for name in PENDING)
+    if not begun and state.exists("certificate.pem"):
         chain = x509.split_chain(state.path("fullchain.pem").read_bytes(), state.path("fullchain.pem"))
         x509.check_dates(chain[0])
         show.kept(state.path("certificate.pem"), "no order is under way")

@@ -95,7 +95,8 @@ def main(
         show.facts(revoked=f"reason {reason}")
     else:
         show.facts(revoked="it was already")
-    if state.folder.exists():
+    current = state.path("certificate.pem")
+    if current.exists() and x509.split_chain(current.read_bytes(), current)[0] == leaf:
         # 11_renew.py sees by this that the certificate needs a successor now.
         state.write_json("revoked.json", {"serial": serial, "reason": reason})
     show.result(serial)

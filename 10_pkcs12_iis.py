@@ -53,6 +53,7 @@ def powershell(pfx: Path, leaf: crypto_x509.Certificate) -> str:
     thumbprint = leaf.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303 - Windows' name for a certificate
     hosts = ", ".join("'" + name.replace("'", "''") + "'" for name in x509.dns_names(leaf))
     return f"""# {pfx}
+$ErrorActionPreference = 'Stop'
 Import-Module WebAdministration
 $Path = 'C:\\{pfx.name}'       # where you copied it
 $Site = 'Default Web Site'

@@ -209,6 +209,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
     outcomes: list[tuple[Path, int, str]] = []
+    folders: dict[Path, Path] = {}
     tries = 0
     for file in settings_files(files):
         if tries == MOST_ORDERS:
@@ -216,6 +217,12 @@ def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
             continue
         try:
             settings = config.load(file)
+            # Two that share a folder would replace each other's certificate, night after night.
+            other = folders.setdefault(settings.files.directory.resolve(), file)
+            if other != file:
+                raise Usage(
+                    f"{file} and {other} have the same state folder", "give each its own [files] directory"
+                )
             config.begin(settings, trace=not dry_run)
             with settings.state.lock():
                 outcome = renew(settings, force, dry_run)

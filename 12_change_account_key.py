@@ -54,6 +54,8 @@ def main(settings: config.Settings) -> None:
         changed = is_the_accounts(settings, new_key, account["account_url"])
         show.facts(earlier="the CA has the new key" if changed else "the CA has the old key still")
     else:
+        # Asked first, so that a CA without keyChange leaves nothing begun.
+        acme.connect(settings, old_key).url("keyChange")
         new_key = x509.new_private_key(settings.account.key_type)
         new_pem = x509.private_key_pem(new_key)
         # On disk before the CA hears of it: whatever happens then, the account's key is never lost.

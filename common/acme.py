@@ -304,6 +304,8 @@ class Client:
                 # Given here and not on the session, where $REQUESTS_CA_BUNDLE would win over it.
                 verify=self._verify,
                 proxies={"no_proxy": _no_proxy()},
+                # Sends nothing; without it, requests would send what ~/.netrc has for the host.
+                auth=lambda request: request,
                 # The url in a JWS names one resource; a redirect would carry it to another.
                 allow_redirects=False,
                 stream=True,
@@ -341,6 +343,13 @@ class Client:
 
 class Unreachable(Failure):
     """No answer: the connection failed, or broke before the answer was whole."""
+
+
+def meta(directory: Mapping[str, Any], name: str) -> dict[str, Any] | str | None:
+    """A text or an object of a directory's "meta" (RFC 8555 section 7.1.1); None when it has no such thing."""
+    members = directory.get("meta")
+    value = members.get(name) if isinstance(members, dict) else None
+    return value if isinstance(value, str | dict) else None
 
 
 def account_client(settings: Settings) -> Client:

@@ -274,6 +274,9 @@ def run(
     """
     # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # So does the end of the terminal, except under nohup.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     options = vars(_parser(docstring, add_options).parse_args())
     file, quiet = options.pop("config"), options.pop("quiet")
     with _errors_in_words():

@@ -99,7 +99,7 @@ def wait_until_visible(
     started = time.monotonic()
     missing = [(name, server) for name in wanted for server in servers[name]]
     total, pause = len(missing), 0.25
-    with show.waiting(timeout) as waiting, ThreadPoolExecutor(max_workers=min(32, total)) as pool:
+    with show.waiting(timeout) as waiting, ThreadPoolExecutor(max_workers=max(1, min(32, total))) as pool:
         while True:
             answers = list(pool.map(lambda pair: _txt_values(*pair), missing))
             lacking = [
