@@ -7,6 +7,7 @@ passes clean() first, so a caller cannot forget to hide a secret, only to regist
 import base64
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -70,6 +71,17 @@ def part(script: str) -> Iterator[None]:
         yield
     finally:
         _Output.script, _Output.results = before, True
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Say nothing of the exchanges inside, for a script that asks many and tells what comes of them."""
+    before = _Output.quiet
+    _Output.quiet = True
+    try:
+        yield
+    finally:
+        _Output.quiet = before
 
 
 def secret(value: str) -> str:
@@ -203,7 +215,7 @@ class Waiting:
         )
         if _Output.quiet:
             return
-        if sys.stderr.isatty() and not _console().is_dumb_terminal:
+        if _can_colour() and not _console().is_dumb_terminal:
             from rich.text import Text  # not a str: rich would take "[…]" in it for its markup
 
             if self._status is None:
@@ -223,7 +235,7 @@ def _write(text: str, style: str = "") -> None:
     text = clean(text)
     with _lock:
         # rich knows terminals: colours, Windows, NO_COLOR. A pipe gets plain text, and no import of rich.
-        if sys.stderr.isatty():
+        if _can_colour():
             from rich.text import Text
 
             line = Text(text, style=style)
@@ -233,6 +245,11 @@ def _write(text: str, style: str = "") -> None:
             _console().print(line, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def _can_colour() -> bool:
+    # 00_check_setup.py says which packages are missing, and rich may be among them.
+    return sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
 
 
 @functools.cache
