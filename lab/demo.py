@@ -4,15 +4,11 @@ No check takes a script's word: CA, edges, zones and files are asked here, with 
 """
 
 import argparse
-import base64
 import contextlib
-import json
 import os
 import re
 import secrets
 import shutil
-import socket
-import ssl
 import stat
 import subprocess
 import sys
@@ -26,11 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from lab import LabError, bootstrap, pki, world
+from lab import LabError, bootstrap, look, pki, world
 from lab.lab import Lab
 from lab.up import end_on_signals
 
@@ -204,43 +199,47 @@ class Demo:
 def check_account_key(demo: Demo) -> str:
     """01: a private key that nobody else can read."""
     key = _private_key(demo.state / "account.key")
-    return f"{_key_name(key)} key, readable by its owner alone"
+    return f"{look.key_name(key)} key, readable by its owner alone"
 
 
 def check_certificate_request(demo: Demo) -> str:
     """02: a CSR for exactly the names of the settings, by a key that is not the account's."""
     key = _private_key(demo.state / "pending" / "certificate.key")
     request = x509.load_pem_x509_csr((demo.state / "pending" / "certificate.csr").read_bytes())
-    names = _names(request)
+    names = look.names(request)
     _expect(request.is_signature_valid, "the CSR's signature is wrong")
-    _expect(_same_key(request.public_key(), key.public_key()), "the CSR is for another key")
+    _expect(look.same_key(request, key), "the CSR is for another key")
     account_key = _private_key(demo.state / "account.key")
-    _expect(not _same_key(request.public_key(), account_key.public_key()), "the key is the account's")
-    _expect(names == set(map(_ascii, demo.domains)), f"the CSR's names are {', '.join(sorted(names))}")
+    _expect(not look.same_key(request, account_key), "the key is the account's")
+    _expect(
+        names == set(map(look.ascii_name, demo.domains)), f"the CSR's names are {', '.join(sorted(names))}"
+    )
     _expect(not list(request.subject), "the CSR has a subject")
-    return f"CSR for {len(names)} names, {_key_name(key)} key of its own"
+    return f"CSR for {len(names)} names, {look.key_name(key)} key of its own"
 
 
 def check_account(demo: Demo) -> str:
     """03: the CA has a valid account for the key."""
-    account = _Account(demo)
+    account = _account(demo)
     _expect(account.body["status"] == "valid", f"the CA says the account is {account.body['status']}")
     return f"the CA knows the key: account {account.url.rsplit('/', 1)[-1]} is valid"
 
 
 def check_order(demo: Demo) -> str:
     """04: the CA has an order for the names."""
-    order = _Account(demo).order()
+    order = _only_order(_account(demo))
     names = {identifier["value"] for identifier in order["identifiers"]}
-    _expect(names == set(map(_ascii, demo.domains)), f"the order's names are {', '.join(sorted(names))}")
+    _expect(
+        names == set(map(look.ascii_name, demo.domains)), f"the order's names are {', '.join(sorted(names))}"
+    )
     _expect(order["status"] in ("pending", "ready"), f"the order is {order['status']}")
     return f"the CA has an order for {len(names)} names: {order['status']}"
 
 
 def check_authorizations(demo: Demo) -> str:
     """05: control of every name is proven, and the zones are as they were."""
-    account = _Account(demo)
-    order = account.order()
+    account = _account(demo)
+    order = _only_order(account)
     statuses = [account.ask(url)["status"] for url in order["authorizations"]]
     _expect(set(statuses) == {"valid"}, f"the authorizations are {', '.join(statuses)}")
     _expect(order["status"] in ("ready", "valid"), f"the order is {order['status']}")
@@ -253,16 +252,19 @@ def check_certificate(demo: Demo) -> str:
     """06: a valid certificate of this CA for the names, with its chain and its key."""
     certificate = demo.certificate()
     key = _private_key(demo.state / "certificate.key")
-    _expect(_same_key(certificate.public_key(), key.public_key()), "certificate and key do not match")
-    _expect(_names(certificate) == set(map(_ascii, demo.domains)), "the certificate's names are others")
+    _expect(look.same_key(certificate, key), "certificate and key do not match")
+    _expect(
+        look.names(certificate) == set(map(look.ascii_name, demo.domains)),
+        "the certificate's names are others",
+    )
     chain = x509.load_pem_x509_certificates((demo.state / "fullchain.pem").read_bytes())
     roots = x509.load_pem_x509_certificates(demo.lab.issuer_roots().encode())
     _expect(chain[0] == certificate, "fullchain.pem does not begin with certificate.pem")
     for issued, issuer in zip(chain, chain[1:], strict=False):
-        _expect(_issued_by(issued, issuer), f"{issued.subject} is not issued by the next in the chain")
-    _expect(any(_issued_by(chain[-1], root) for root in roots), "the chain does not end at the CA's root")
+        _expect(look.issued_by(issued, issuer), f"{issued.subject} is not issued by the next in the chain")
+    _expect(any(look.issued_by(chain[-1], root) for root in roots), "the chain does not end at the CA's root")
     _expect_status(demo, "Valid")
-    return f"serial {_short_serial(certificate)}: the CA says Valid, the chain leads to its root"
+    return f"serial {look.short_serial(certificate)}: the CA says Valid, the chain leads to its root"
 
 
 def check_cdn(demo: Demo) -> str:
@@ -278,7 +280,7 @@ def check_apigateway(demo: Demo) -> str:
 def check_revoked(demo: Demo) -> str:
     """09: the CA says that the certificate is revoked."""
     _expect_status(demo, "Revoked")
-    return f"serial {_short_serial(demo.certificate())}: the CA says Revoked"
+    return f"serial {look.short_serial(demo.certificate())}: the CA says Revoked"
 
 
 def check_pfx(demo: Demo) -> str:
@@ -292,7 +294,7 @@ def check_pfx(demo: Demo) -> str:
     if content.key is None or content.cert is None:
         raise CheckFailedError("the PFX has no key or no certificate")
     _expect(content.cert.certificate == demo.certificate(), "the PFX has another certificate")
-    _expect(_same_key(content.key.public_key(), demo.certificate().public_key()), "the PFX has another key")
+    _expect(look.same_key(content.key, demo.certificate()), "the PFX has another key")
     chain = x509.load_pem_x509_certificates((demo.state / "chain.pem").read_bytes())
     _expect([c.certificate for c in content.additional_certs] == chain, "the PFX has another chain")
     return f"the PFX opens: key, certificate and {len(chain)} of its chain"
@@ -309,17 +311,18 @@ def check_renewed(demo: Demo) -> str:
     _expect(len(kept) == 2 and current in kept, "the old set is not kept, or the key is the old one")
     changed = demo.records() ^ demo.records_before
     _expect(not changed, f"the zones have changed: {sorted(changed)}")
-    return f"serial {_short_serial(demo.certificate())}: the CA says Valid, both edges serve it; the old set is kept"
+    serial = look.short_serial(demo.certificate())
+    return f"serial {serial}: the CA says Valid, both edges serve it; the old set is kept"
 
 
 def check_changed_key(demo: Demo) -> str:
     """12: the CA knows the account by the new key, and by the old one no more."""
-    account = _Account(demo)
+    account = _account(demo)
     _expect(account.body["status"] == "valid", f"the CA says the account is {account.body['status']}")
     old = list((demo.state / "history").glob("account-*.key"))
     _expect(len(old) == 1, "the old key is not kept")
     try:
-        _Account(demo, old[0])
+        _account(demo, old[0])
     except urllib.error.HTTPError as refusal:
         _expect(refusal.code == 400, f"the CA answers the old key with {refusal.code}")
     else:
@@ -330,7 +333,7 @@ def check_changed_key(demo: Demo) -> str:
 def check_deactivated(demo: Demo) -> str:
     """13: the CA takes nothing from the account any more."""
     try:
-        status = _Account(demo).body["status"]
+        status = _account(demo).body["status"]
     except urllib.error.HTTPError as refusal:
         _expect(refusal.code in (401, 403), f"the CA answers with {refusal.code}")
         status = "deactivated"
@@ -367,63 +370,22 @@ CHECKS = (
 )
 
 
-class _Account:
-    """The account as the CA sees it, asked with the account's key: a few lines of ACME apart from common/."""
+def _account(demo: Demo, key: Path | None = None) -> look.Account:
+    """The account as the CA sees it, asked with the account's key; HTTPError when the CA refuses that."""
+    private_key = _private_key(key or demo.state / "account.key")
+    return look.Account(demo.lab.directory_url, demo.lab.ca_bundle, private_key)
 
-    def __init__(self, demo: Demo, key: Path | None = None) -> None:
-        self._key = _private_key(key or demo.state / "account.key")
-        tls = ssl.create_default_context(cafile=str(demo.lab.ca_bundle))
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
-        )
-        self._directory = json.load(self._opener.open(demo.lab.directory_url, timeout=10))
-        numbers = self._key.public_key().public_numbers()
-        jwk = {"kty": "EC", "crv": "P-256", "x": _b64(_p256(numbers.x)), "y": _b64(_p256(numbers.y))}
-        self._signer: dict[str, Any] = {"jwk": jwk}
-        self.body, self.url = self._post(self._directory["newAccount"], '{"onlyReturnExisting": true}')
-        self._signer = {"kid": self.url}
 
-    def ask(self, url: str) -> Any:
-        """POST-as-GET."""
-        return self._post(url, "")[0]
-
-    def order(self) -> Any:
-        """The account's only order, found in the CA's own list of them."""
-        return self.ask(self.ask(self.body["orders"])["orders"][-1])
-
-    def _post(self, url: str, payload: str) -> tuple[Any, str]:
-        nonce = self._opener.open(self._directory["newNonce"], timeout=10).headers["Replay-Nonce"]
-        header = {"alg": "ES256", "nonce": nonce, "url": url, **self._signer}
-        protected, payload = _b64(json.dumps(header).encode()), _b64(payload.encode())
-        der = self._key.sign(f"{protected}.{payload}".encode(), ec.ECDSA(hashes.SHA256()))
-        signature = b"".join(map(_p256, utils.decode_dss_signature(der)))
-        body = json.dumps({"protected": protected, "payload": payload, "signature": _b64(signature)})
-        request = urllib.request.Request(  # noqa: S310
-            url,
-            body.encode(),
-            {"Content-Type": "application/jose+json", "User-Agent": "acme-lab-demo/1.0"},
-        )
-        with self._opener.open(request, timeout=10) as response:
-            return json.load(response), response.headers.get("Location", "")
+def _only_order(account: look.Account) -> Any:
+    return account.ask(next(account.order_urls()))
 
 
 def _check_edge(demo: Demo, address: str, domains: Sequence[str]) -> str:
     serial = demo.certificate().serial_number
     for domain in domains:
-        served = _served_certificate(address, domain, demo.lab.issuer_roots())
+        served = look.served_certificate(address, domain, demo.lab.issuer_roots())
         _expect(served.serial_number == serial, f"{domain} serves another certificate")
     return f"TLS handshake: {', '.join(domains)} serve{'s' * (len(domains) == 1)} this serial, verified"
-
-
-def _served_certificate(address: str, name: str, roots: str) -> x509.Certificate:
-    """The certificate that a server shows for a name, its chain verified up to the given roots."""
-    host, port = address.split(":")
-    context = ssl.create_default_context(cadata=roots)
-    with (
-        socket.create_connection((host, int(port)), timeout=10) as connection,
-        context.wrap_socket(connection, server_hostname=name) as tls,
-    ):
-        return x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
 
 
 def _expect(condition: bool, found: str) -> None:
@@ -471,44 +433,7 @@ def _domains(option: str | None) -> Sequence[str]:
 def _covered_or_first(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
     """Those of the wanted names that a certificate for `names` covers, else one name that it does cover."""
     covered = [name for name in wanted if name in names or f"*.{name.partition('.')[2]}" in names]
-    return covered or [_ascii(names[0]).replace("*", "www", 1)]
-
-
-def _ascii(name: str) -> str:
-    return name.encode("idna").decode().lower()
-
-
-def _names(holder: x509.Certificate | x509.CertificateSigningRequest) -> set[str]:
-    extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return set(extension.value.get_values_for_type(x509.DNSName))
-
-
-def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except Exception:  # noqa: BLE001  (one of several types, and all of them mean no)
-        return False
-    return True
-
-
-def _same_key(one: Any, other: Any) -> bool:
-    return one.public_numbers() == other.public_numbers()
-
-
-def _key_name(key: Any) -> str:
-    return f"EC P-{key.key_size}" if isinstance(key, ec.EllipticCurvePrivateKey) else f"RSA {key.key_size}"
-
-
-def _short_serial(certificate: x509.Certificate) -> str:
-    return f"{certificate.serial_number:x}"[:8] + "…"
-
-
-def _p256(number: int) -> bytes:
-    return number.to_bytes(32, "big")
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return covered or [look.ascii_name(names[0]).replace("*", "www", 1)]
 
 
 def _dimmed(text: str) -> str:

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lab import Lab, bootstrap, demo, pki
+from lab import Lab, bootstrap, demo, look, pki
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -224,7 +224,7 @@ def test_the_checks_of_the_edges_see_another_certificate(restored: demo.Demo) ->
 
 def test_the_check_of_the_edges_verifies_the_chain(restored: demo.Demo) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
-        demo._served_certificate(restored.lab.cdn_edge, "other.example.org", restored.lab.issuer_roots())
+        look.served_certificate(restored.lab.cdn_edge, "other.example.org", restored.lab.issuer_roots())
 
 
 def test_the_check_of_the_request_sees_other_names_and_the_accounts_key(restored: demo.Demo) -> None:
