@@ -2,6 +2,7 @@
 
 python3 lab demo    run every script in order against a lab of its own, and check each result from outside
 python3 lab up      start the lab and stay, for the scripts typed in a second terminal; Ctrl-C ends it
+python3 lab faults  list the faults that the lab can make: up --fault NAME; --matrix tries all of them
 python3 lab test    run the tests; what follows goes to pytest
 
 The first call makes .venv, installs what is needed there, and finds Pebble or says how to get it.
@@ -49,6 +50,8 @@ def run(arguments: "list[str]") -> int:
         bootstrap.enter_virtual_environment(["requirements.txt", "tests/requirements.txt"], arguments)
         return test(bootstrap.ensure_pebble(), arguments[1:])
     options = parser().parse_args(arguments)
+    if options.command == "faults":
+        return list_or_try_faults(options.matrix, arguments)
     bootstrap.enter_virtual_environment(["requirements.txt"], arguments)
     bootstrap.ensure_pebble()
     if options.command == "demo":
@@ -69,12 +72,26 @@ def test(pebble: str, arguments: "list[str]") -> int:
     return int(pytest.main(arguments))
 
 
+def list_or_try_faults(matrix: bool, arguments: "list[str]") -> int:
+    """Print the faults, or run every script against every one of them that it can meet."""
+    from lab import bootstrap
+
+    if matrix:
+        bootstrap.enter_virtual_environment(["requirements.txt", "tests/requirements.txt"], arguments)
+        return test(bootstrap.ensure_pebble(), ["tests/test_faults.py", "--matrix", "-n", "2"])
+    bootstrap.enter_virtual_environment(["requirements.txt"], arguments)
+    from lab import faults
+
+    print(faults.listed())
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
-    """The command line of demo and up."""
+    """The command line of all commands but test."""
     parser = argparse.ArgumentParser(
         prog="python3 lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | up | test")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | up | faults | test")
 
     demo = commands.add_parser("demo", help="run every script, check each result from outside")
     demo.add_argument("--domains", metavar="NAMES", help="names for the certificate, comma separated")
@@ -101,7 +118,15 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--chain-length", type=int, default=1, metavar="N", help="intermediate CAs")
     up.add_argument("--alternate-roots", type=int, default=0, metavar="N", help="alternate chains")
     up.add_argument("--strict", action="store_true", help="Pebble refuses what a later version will refuse")
+    up.add_argument(
+        "--fault", action="append", default=[], metavar="NAME", help="a fault; python3 lab faults lists them"
+    )
     up.add_argument("--directory", metavar="DIR", help="where lab.ini and the state go, else the repository")
+
+    faults = commands.add_parser("faults", help="list the faults that the lab can make")
+    faults.add_argument(
+        "--matrix", action="store_true", help="try each script with each fault, and print what held"
+    )
 
     commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
     return parser

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lab import pki
+from lab.faults import ConnectionLost, Faults
 from lab.loop import LoopThread
 
 HANDSHAKE_TIMEOUT = 5.0
@@ -30,13 +31,21 @@ class Edge:
     """A TLS listener; a certificate set in the store is served from the next handshake on."""
 
     def __init__(
-        self, store: CertificateStore, title: str, directory: Path, host: str = "127.0.0.1", port: int = 0
+        self,
+        store: CertificateStore,
+        title: str,
+        directory: Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: Faults | None = None,
     ) -> None:
         """`directory` is a private folder for the moment in which a key has to be in a file."""
         self.host = host
         self.port = port
         self._store = store
         self._title = title
+        self._label = title.replace(" ", "").lower()
+        self._faults = faults or Faults()
         self._directory = directory
         self._default = self._context(pki.self_signed("lab default"))
         self._default.sni_callback = self._choose_certificate
@@ -93,17 +102,24 @@ class Edge:
 
     def _choose_certificate(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
-    ) -> None:
+    ) -> int | None:
         """Switch to the named domain's certificate; without one the default goes out, as at real edges."""
-        held = self._store.certificate_for(name.lower()) if name else None
+        try:
+            held = self._faults.through("edges", (self._label,), name, lambda: self._held(name))
+        except ConnectionLost:
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
         if held is None:
-            return
+            return None
         try:
             if held not in self._contexts:
                 self._contexts[held] = self._context(held)
             connection.context = self._contexts[held]
         except (ssl.SSLError, OSError) as error:
             log.warning("the certificate of %s cannot be served: %s", name, error)
+        return None
+
+    def _held(self, name: str | None) -> tuple[str, str] | None:
+        return self._store.certificate_for(name.lower()) if name else None
 
     def _context(self, held: tuple[str, str]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -14,7 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from lab import LabError, bootstrap, pki, world
 from lab.alibaba import AccessKey, Cloud, Gateway
+from lab.ca_proxy import CaProxy
 from lab.edge import CertificateStore, Edge
+from lab.faults import Faults
+from lab.faults.alibaba import Request as CloudRequest
 from lab.nameserver import NameServer
 from lab.pebble import Pebble, PebbleOptions, PortInUseError
 
@@ -49,16 +52,22 @@ class Lab:
         lags: tuple[float, float] = (0.0, 0.0),
         ports: Ports = ANY_PORTS,
         pebble: Path | str | None = None,
+        faults: Iterable[str] = (),
+        round_trips: tuple[float, float] = (0.0, 0.0),
         **pebble_options: Any,
     ) -> None:
         """`directory` takes the lab's own files (by default a temporary one); `lags` are in seconds.
 
-        `pebble` is the program to run, by default the one that bootstrap finds; `pebble_options` are the
-        fields of PebbleOptions.
+        `round_trips` are how far away the CA and Alibaba Cloud are, in seconds.
+        `pebble` is the program to run, by default the one that bootstrap finds; `faults` are those to begin
+        with (lab/faults), more can be switched while the lab runs; `pebble_options` are the fields of
+        PebbleOptions.
         """
         self.cloud = Cloud()
+        self.faults = Faults(*faults)
         self._given_directory = directory
         self._lags = lags
+        self._round_trips = round_trips
         self._ports = ports
         self._binary = pebble
         self._options = PebbleOptions(**pebble_options)
@@ -84,12 +93,13 @@ class Lab:
     def stop(self) -> None:
         """End every thread, child and port; may be called twice."""
         atexit.unregister(self.stop)
+        self.faults.end()
         self._parts.close()
 
     @property
     def directory_url(self) -> str:
         """The CA's ACME directory."""
-        return self.pebble.directory_url
+        return f"https://{self.ca.address}/dir"
 
     @property
     def management_url(self) -> str:
@@ -150,6 +160,7 @@ class Lab:
                 "alidns_endpoint": self.alibaba_endpoint,
                 "cdn_endpoint": self.alibaba_endpoint,
                 "apigateway_endpoint": self.alibaba_endpoint,
+                "sts_endpoint": self.alibaba_endpoint,
                 "ca_bundle": self.ca_bundle,
             },
             "cdn": {"domains": ", ".join(world.CDN_DOMAINS), "verify_at": self.cdn_edge},
@@ -177,13 +188,14 @@ class Lab:
         self.ca_bundle = self._tls.root
         first, second = self._ports.dns
         self.dns_servers = (
-            self._open("name server 1", first, self._name_server(self._lags[0])),
-            self._open("name server 2", second, self._name_server(self._lags[1])),
+            self._open("name server 1", first, self._name_server(self._lags[0], "1")),
+            self._open("name server 2", second, self._name_server(self._lags[1], "2")),
         )
+        self.ca = self._open("CA", self._ports.ca, self._ca_proxy)
         # Pebble takes the longest to start; the rest starts meanwhile.
         self._launch_pebble(binary)
-        gateway = self._open("Alibaba Cloud", self._ports.alibaba, self._gateway)
-        self.alibaba_endpoint = f"{gateway.host}:{gateway.port}"
+        self.gateway = self._open("Alibaba Cloud", self._ports.alibaba, self._gateway)
+        self.alibaba_endpoint = f"{self.gateway.host}:{self.gateway.port}"
         self.cdn_edge = self._open("CDN edge", self._ports.cdn, self._edge(self.cloud.cdn, "CDN")).address
         self.apigateway_edge = self._open(
             "API Gateway edge", self._ports.apigateway, self._edge(self.cloud.apigateway, "API Gateway")
@@ -208,14 +220,27 @@ class Lab:
                 raise LabError(f"port {port} ({part}) is in use by another program") from error
             raise LabError(f"cannot listen on port {port} ({part}): {error.strerror}") from error
 
-    def _name_server(self, lag: float) -> Callable[[int], NameServer]:
-        return lambda port: NameServer(self.cloud.dns, lag, port=port)
+    def _name_server(self, lag: float, label: str) -> Callable[[int], NameServer]:
+        return lambda port: NameServer(self.cloud.dns, lag, port=port, faults=self.faults, label=label)
+
+    def _ca_proxy(self, port: int) -> CaProxy:
+        return CaProxy(self._tls, self.faults, port=port, round_trip=self._round_trips[0])
 
     def _gateway(self, port: int) -> Gateway:
-        return Gateway(self.cloud, self._tls.certificate, self._tls.key, port=port)
+        def around(action: str, answer: Callable[[], Any]) -> Any:
+            return self.faults.through("Alibaba Cloud", (action,), CloudRequest(self.cloud, action), answer)
+
+        return Gateway(
+            self.cloud,
+            self._tls.certificate,
+            self._tls.key,
+            port=port,
+            around=around,
+            round_trip=self._round_trips[1],
+        )
 
     def _edge(self, store: CertificateStore, title: str) -> Callable[[int], Edge]:
-        return lambda port: Edge(store, title, self.directory, port=port)
+        return lambda port: Edge(store, title, self.directory, port=port, faults=self.faults)
 
     def _launch_pebble(self, binary: Path | str) -> None:
         # A CA that sees what the slowest server says is the test of "wait until every server has it".
@@ -226,11 +251,12 @@ class Lab:
             self.directory,
             self._tls,
             dns_server=slowest.address,
-            port=self._ports.ca or free_ports[0],
+            port=free_ports[0],
             management_port=self._ports.management or free_ports[1],
             options=self._options,
         )
         self._parts.enter_context(self.pebble)
+        self.ca.upstream = self.pebble.address
 
     def _await_pebble(self, binary: Path | str) -> None:
         """Wait for Pebble; a lost race for automatic ports is run again."""
@@ -239,7 +265,7 @@ class Lab:
                 self.pebble.wait_until_ready()
                 return
             except PortInUseError as conflict:
-                if conflict.port in (self._ports.ca, self._ports.management):
+                if conflict.port == self._ports.management:
                     raise
                 self._launch_pebble(binary)
         self.pebble.wait_until_ready()

@@ -25,6 +25,8 @@ import dns.rdatatype
 import dns.rdtypes.ANY.TXT
 import dns.rrset
 
+from lab.faults import Faults
+from lab.faults.name_servers import Question
 from lab.loop import LoopThread
 
 LAB_ZONE = "lab.test"
@@ -75,13 +77,24 @@ class Query(NamedTuple):
 class NameServer:
     """One name server address; `lag` is how many seconds ago the moment is that it answers from."""
 
-    def __init__(self, store: Store, lag: float = 0.0, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lag: float = 0.0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: Faults | None = None,
+        label: str = "1",
+    ) -> None:
+        """`label` is what the faults know this server by: "1" or "2"."""
         self.lag = lag
         self.host = host
         self.port = port
         self.queries: collections.deque[Query] = collections.deque(maxlen=10_000)
         self.on_query: Callable[[Query], None] | None = None
         self._store = store
+        self._faults = faults or Faults()
+        self._label = label
 
     def start(self) -> None:
         """Bind UDP and TCP to the same port number and answer until stop()."""
@@ -122,16 +135,29 @@ class NameServer:
             return _format_error(message)
         try:
             self._note(query, transport)
-            response = respond(query, Snapshot(self._store, time.monotonic() - self.lag))
+            response = self._response(query, transport)
         except Exception:
             log.exception("cannot answer %s", query.question)
             response = dns.message.make_response(query)
             response.set_rcode(dns.rcode.SERVFAIL)
+        if response is None or isinstance(response, bytes):
+            return response
         if transport == "tcp":
             return response.to_wire(max_size=65535, prefer_truncation=True)
         advertised = query.payload if query.edns >= 0 else 512
         limit = min(max(advertised, 512), LARGEST_UDP_ANSWER)
         return response.to_wire(max_size=limit, prefer_truncation=True)
+
+    def _response(self, query: dns.message.Message, transport: str) -> dns.message.Message | bytes | None:
+        """The answer, or what a fault makes of it: a message, octets, or None for silence."""
+
+        def at(seconds_ago: float) -> dns.message.Message:
+            return respond(query, Snapshot(self._store, time.monotonic() - seconds_ago))
+
+        if not query.question:
+            return at(self.lag)
+        labels = (self._label, dns.rdatatype.to_text(query.question[0].rdtype))
+        return self._faults.through("DNS", labels, Question(query, transport, at), lambda: at(self.lag))
 
     def _note(self, query: dns.message.Message, transport: str) -> None:
         for question in query.question:

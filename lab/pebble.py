@@ -76,7 +76,8 @@ class Pebble:
         options: PebbleOptions = PebbleOptions(),
     ) -> None:
         """`directory` takes its configuration and log; `dns_server` is the host:port that validations ask."""
-        self.directory_url = f"https://127.0.0.1:{port}/dir"
+        self.address = f"127.0.0.1:{port}"
+        self.directory_url = f"https://{self.address}/dir"
         self.management_url = f"https://127.0.0.1:{management_port}"
         self.log = directory / "pebble.log"
         self.options = options

@@ -55,6 +55,7 @@ def _lab(options: argparse.Namespace, private: Path) -> Lab:
             cdn=options.cdn_port,
             apigateway=options.apigateway_port,
         ),
+        faults=options.fault,
         strict=options.strict,
         nonce_reject=options.nonce_reject,
         va_sleep=options.va_sleep,

@@ -628,7 +628,6 @@ def test_plain_http_on_the_tls_port_is_not_answered(emulator, capfd, caplog):
 
 
 def test_slow_client_is_cut_off(tls_files, monkeypatch):
-    monkeypatch.setattr(gateway, "SOCKET_SECONDS", 0.3)
     monkeypatch.setattr(gateway.Handler, "timeout", 0.3)
     with running_emulator(*tls_files) as emulator:
         answer = raw(emulator, HEAD + b"Content-Length: 50\r\n\r\nhalf")

@@ -141,8 +141,9 @@ def test_it_says_every_script_to_type_and_one_typed_so_works(
     scripts = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py"))
     assert [re.search(r"\d\d_\w+\.py", command)[0] for command in commands] == scripts
 
-    result = subprocess.run(["sh", "-c", commands[0]], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    for command in commands[:2]:
+        result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "lab-state" / "account.key").exists()
 
 

@@ -12,6 +12,7 @@ from .apigateway import ApiGateway
 from .cdn import Cdn
 from .errors import ApiError
 from .ram import Ram
+from .sts import Sts
 
 # The log is for tests and for watching a run; a lab that stays up for days must not grow without end.
 CALLS_KEPT = 20_000
@@ -44,15 +45,16 @@ class Cloud:
         self.dns = AliDns()
         self.cdn = Cdn()
         self.apigateway = ApiGateway()
+        self.sts = Sts(self.ram)
         self.calls: list[Call] = []
         self.on_call: Callable[[Call], None] | None = None
         self._lock = threading.Lock()
         self._faults: defaultdict[str, list[ApiError | None]] = defaultdict(list)
 
     @property
-    def products(self) -> tuple[AliDns, Cdn, ApiGateway]:
-        """The three products, in the order in which an unknown action is attributed."""
-        return self.dns, self.cdn, self.apigateway
+    def products(self) -> tuple[AliDns, Cdn, ApiGateway, Sts]:
+        """The products, in the order in which an unknown action is attributed."""
+        return self.dns, self.cdn, self.apigateway, self.sts
 
     def fail_next(self, action: str, error: ApiError, times: int = 1) -> None:
         """Answer the next well signed calls of this action with an error, without doing anything."""

@@ -1,4 +1,4 @@
-"""The API gateway in front of the three products: HTTPS, the RPC signature, common errors, JSON and XML.
+"""The API gateway in front of the products: HTTPS, the RPC signature, common errors, JSON and XML.
 
 Known from ("doc" is an Alibaba help page, "seen" a real answer quoted in a public issue):
 
@@ -26,34 +26,30 @@ import hmac
 import json
 import logging
 import re
-import socket
-import ssl
-import sys
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, final
 from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
+from ..https_server import HttpsHandler, HttpsServer
 from .alidns import AliDns
 from .apigateway import ApiGateway
 from .cdn import Cdn
 from .cloud import Call, Cloud
 from .errors import ApiError, invalid, missing
 from .ram import check_allowed
+from .sts import Sts
 
 log = logging.getLogger(__name__)
 
-Product = AliDns | Cdn | ApiGateway
+Product = AliDns | Cdn | ApiGateway | Sts
 
 MAXIMUM_BODY = 1024 * 1024
 MAXIMUM_PARAMETERS = 1000
@@ -99,13 +95,14 @@ def signature(text: str, access_key_secret: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; `lost` means that the connection ends without it."""
+    """An HTTP answer; `lost` means that the connection ends without it, `date` is what its Date header says."""
 
     status: int
     body: bytes
     content_type: str
     request_id: str
     lost: bool = False
+    date: float | None = None
 
 
 def answer(cloud: Cloud, method: str, query: str, body: bytes, content_type: str) -> Answer:
@@ -144,6 +141,16 @@ def answer(cloud: Cloud, method: str, query: str, body: bytes, content_type: str
     )
     encoded, answer_type = render(root, content, parameters.get("Format", ""))
     return Answer(status, encoded, answer_type, request_id, lost)
+
+
+# What may be put around the answering of a call: (action, what answers it) -> the answer.
+Around = Callable[[str, Callable[[], Answer]], Answer]
+
+
+def action_of(query: str, body: bytes) -> str:
+    """The action that a request names, if it names one."""
+    found = re.search(r"(?:^|&)Action=(\w+)", f"{query}&{body.decode('latin-1')}")
+    return found[1] if found else ""
 
 
 def error_answer(error: ApiError) -> Answer:
@@ -195,7 +202,7 @@ def check_once(pairs: list[tuple[str, str]]) -> None:
 
 
 def find_product(cloud: Cloud, parameters: Mapping[str, str]) -> Product:
-    """The product a request is for: the three have different versions."""
+    """The product a request is for: they have different versions."""
     for product in cloud.products:
         if parameters.get("Version") == product.VERSION:
             return product
@@ -242,7 +249,8 @@ def run(
     # Only now: else anyone could use up another's nonces.
     cloud.ram.use_nonce(grant.key.access_key_id, parameters["SignatureNonce"])
     cloud.ram.check_token(grant, parameters.get("SecurityToken", ""))
-    check_allowed(grant, f"{product.RAM_PREFIX}:{parameters['Action']}", product.FORBIDDEN_STATUS)
+    if product.RAM_PREFIX:
+        check_allowed(grant, f"{product.RAM_PREFIX}:{parameters['Action']}", product.FORBIDDEN_STATUS)
     due, fault = cloud.take_fault(parameters["Action"])
     if fault is not None:
         raise fault
@@ -285,16 +293,12 @@ def to_xml(name: str, value: Any) -> str:
     return f"<{name}>{inner}</{name}>"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection: HTTP/1.1 with keep-alive."""
+class Handler(HttpsHandler):
+    """One connection."""
 
-    protocol_version = "HTTP/1.1"
     # What cannot be read is still answered with a status line and headers, which HTTP/0.9 has not.
     default_request_version = "HTTP/1.0"
     timeout = SOCKET_SECONDS
-    # Headers and body leave together: in two writes the second would wait 40 ms for the first one's ACK.
-    wbufsize = -1
-    disable_nagle_algorithm = True
     server: Server
 
     def do_GET(self) -> None:
@@ -322,8 +326,11 @@ class Handler(BaseHTTPRequestHandler):
             )
             return
         try:
-            result = answer(
-                self.server.cloud, self.command, query, body, self.headers.get("Content-Type") or ""
+            result = self.server.around(
+                action_of(query, body),
+                lambda: answer(
+                    self.server.cloud, self.command, query, body, self.headers.get("Content-Type") or ""
+                ),
             )
         except Exception:
             log.exception("the emulator failed on a request")
@@ -360,7 +367,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, result: Answer, close: bool = False) -> None:
         self.send_response_only(result.status)
-        self.send_header("Date", self.date_time_string())
+        self.send_header("Date", self.date_time_string(result.date))
         self.send_header("Content-Type", result.content_type)
         self.send_header("Content-Length", str(len(result.body)))
         self.send_header("x-acs-request-id", result.request_id)
@@ -379,54 +386,22 @@ class Handler(BaseHTTPRequestHandler):
             error = ApiError("InvalidRequest", "The request is not well formatted.", code)
         self._send(error_answer(error), close=True)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a request line may hold secrets. The calls are in `cloud.calls`."""
 
+class Server(HttpsServer):
+    """The listener with the cloud behind it."""
 
-class Server(ThreadingHTTPServer):
-    """A thread for each connection; the TLS handshake happens there, so that no client holds up another."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 512
-    allow_reuse_port = False
-
-    def __init__(self, address: tuple[str, int], cloud: Cloud, context: ssl.SSLContext):
+    def __init__(
+        self,
+        address: tuple[str, int],
+        cloud: Cloud,
+        certificate_file: str | Path,
+        key_file: str | Path,
+        around: Around,
+        round_trip: float,
+    ):
         self.cloud = cloud
-        self._context = context
-        self._connections: set[socket.socket] = set()
-        self._connections_lock = threading.Lock()
-        super().__init__(address, Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer's own would ask DNS for the name of the address.
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        request.settimeout(SOCKET_SECONDS)
-        with self._context.wrap_socket(request, server_side=True) as connection:
-            with self._connections_lock:
-                self._connections.add(connection)
-            try:
-                super().finish_request(connection, client_address)
-            finally:
-                with self._connections_lock:
-                    self._connections.discard(connection)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, timed out or speaks no TLS is no event; anything else is a defect."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            log.error("a connection failed", exc_info=sys.exc_info())
-
-    def close_connections(self) -> None:
-        """End what is still open, so that nothing is answered after the listener has stopped."""
-        with self._connections_lock:
-            for connection in self._connections:
-                try:
-                    connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+        self.around = around
+        super().__init__(address, Handler, certificate_file, key_file, round_trip)
 
 
 @final
@@ -440,30 +415,25 @@ class Gateway:
         key_file: str | Path,
         host: str = "127.0.0.1",
         port: int = 0,
+        around: Around = lambda action, answer_it: answer_it(),
+        round_trip: float = 0.0,
     ):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(certificate_file, key_file)
-        self._server = Server((host, port), cloud, context)
-        self._thread: threading.Thread | None = None
+        """`around` is given the action of each call and what answers it, and gives the answer.
+
+        `round_trip` is how many seconds away the clients are.
+        """
+        self._server = Server((host, port), cloud, certificate_file, key_file, around, round_trip)
+        self.traffic = self._server.traffic
         self.host = host
-        self.port: int = self._server.server_address[1]
+        self.port = self._server.server_port
 
     def start(self) -> None:
         """Answer requests in the background."""
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="alibaba-gateway", daemon=True
-        )
-        self._thread.start()
+        self._server.start()
 
     def stop(self) -> None:
         """Stop listening and end every connection; may be called twice."""
-        if self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._thread = None
-        self._server.server_close()
-        self._server.close_connections()
+        self._server.stop()
 
     def __enter__(self) -> Gateway:
         self.start()
