@@ -48,6 +48,7 @@ def test_the_certificate_identifier_is_that_of_rfc_9773_section_4_1():
     ("lifetime", "before_end"),
     [
         (timedelta(days=90), timedelta(days=30)),
+        (timedelta(days=64), timedelta(days=64) / 3),
         (timedelta(days=45), timedelta(days=15)),
         (timedelta(days=10), timedelta(days=10) / 3),
         (timedelta(days=9), timedelta(days=4.5)),
@@ -158,17 +159,20 @@ GOOD = {"serial": "", "window": [], "failures": 0, "installed": {}}
         "",
         "{",
         "[]",
+        "\udcff",
+        "[" * 100_000,
         json.dumps({**GOOD, "renew_at": "soon"}),
         json.dumps({**GOOD, "renew_at": "2026-11-24T03:00:00"}),
         json.dumps({**GOOD, "renew_at": 5}),
         json.dumps({**GOOD, "window": [1, 2]}),
         json.dumps({**GOOD, "failures": "3"}),
+        json.dumps({**GOOD, "failures": -5}),
         json.dumps({**GOOD, "installed": []}),
         json.dumps({**GOOD, "what": "is this"}),
     ],
 )
 def test_a_damaged_record_is_no_reason_not_to_renew(tmp_path: Path, content: str):
-    (tmp_path / "renewal.json").write_text(content)
+    (tmp_path / "renewal.json").write_text(content, errors="surrogateescape")
     assert renewal.load(State(tmp_path)) == renewal.Record()
 
 
@@ -182,13 +186,14 @@ def window(start: Any, end: Any) -> acme.Answer:
         ("2026-12-01T00:00:00Z", "2026-12-02T00:00:00Z"),
         ("2026-12-01T08:00:00+08:00", "2026-12-02T08:00:00+08:00"),
         ("2026-12-01T00:00:00.000000Z", "2026-12-01T19:00:00-05:00"),
+        ("2026-12-01T00:00:00.123456789Z", "2026-12-02T00:00:00.5Z"),
+        ("2026-12-01t00:00:00z", "2026-12-02t00:00:00z"),
     ],
 )
-def test_a_window_may_be_written_in_any_zone(start: str, end: str):
-    assert step_11.suggested_window(window(start, end)) == (
-        datetime(2026, 12, 1, tzinfo=timezone.utc),
-        datetime(2026, 12, 2, tzinfo=timezone.utc),
-    )
+def test_a_window_may_be_written_in_any_way_of_rfc_3339_and_is_kept_in_utc(start: str, end: str):
+    first, last = step_11.suggested_window(window(start, end))
+    # As text: what is printed with "UTC" behind it.
+    assert (str(first), str(last)) == ("2026-12-01 00:00:00+00:00", "2026-12-02 00:00:00+00:00")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +207,8 @@ def test_a_window_may_be_written_in_any_zone(start: str, end: str):
         (None, None),
         (5, 6),
         ("9999-99-99T00:00:00Z", "x"),
+        ("0001-01-01T00:00:00+14:00", "2026-12-01T00:00:00Z"),
+        ("2026-12-01T00:00:00Z", "9999-12-31T23:59:59-14:00"),
     ],
 )
 def test_a_window_that_cannot_be_is_a_failure_in_words(start: Any, end: Any):

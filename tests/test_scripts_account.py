@@ -1,41 +1,23 @@
-"""12_change_account_key.py and 13_deactivate_account.py in the lab, and processes killed at any instant."""
+"""12_change_account_key.py and 13_deactivate_account.py in the lab, and several CAs side by side."""
 
+import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS, Learner, clean_environment, dns_contents, load_script
-from cryptography import x509
+from canned_server import CannedServer, Reply, problem
+from conftest import SCRIPTS, Learner, account_of, clean_environment, key_of
 
 from common import acme, config, jws
 from common import x509 as our_x509
-from common.failure import Failure
 from lab import Lab
 
-# Processes that are killed; a long run sets another number: KILLS=50 python3 lab test tests/test_scripts_account.py
-KILLS = int(os.environ.get("KILLS", "12"))
-
-
-def key_of(path: Path) -> jws.PrivateKey:
-    return our_x509.load_private_key(path.read_bytes(), path)
-
-
-def account_of(learner: Learner, key: jws.PrivateKey) -> str | None:
-    """The account that the CA knows a key by, asked by the test itself; None when there is none."""
-    settings = config.load(learner.ini)
-    ca = acme.connect(settings, key)
-    try:
-        return ca.post(ca.url("newAccount"), {"onlyReturnExisting": True}).location
-    except acme.Problem as problem:
-        assert problem.type == "accountDoesNotExist"
-        return None
+# The scripts that go to the CA as the account, in a folder where each has something to do.
+NEEDS_ACCOUNT = (["03"], ["04"], ["05"], ["06"], ["09"], ["11", "--force"])
 
 
 @pytest.fixture
@@ -70,70 +52,85 @@ def test_the_new_key_is_of_the_type_in_the_settings(member: Learner, key_type: s
     member.run("03", "--info")
 
 
-class PowerCut(BaseException):
-    """The process is gone at this instant."""
+@pytest.fixture
+def choosy_ca(tmp_path: Path) -> Iterator[CannedServer]:
+    """A CA that refuses a change of the account's key in its own words, and knows no key."""
+    (tmp_path / "ca").mkdir()
+    with CannedServer(tmp_path / "ca") as server:
+        directory = server.directory
+        urls = {"keyChange": f"{server.base}/key", "newAccount": f"{server.base}/account"}
+        server.directory = lambda: {**directory(), **urls}  # type: ignore[method-assign]
+        yield server
+
+
+def member_of(ca: CannedServer, learner: Learner, key_type: str = "ec256") -> None:
+    """Make the CA the learner's, in settings and account.json."""
+    learner.settings(
+        acme={"directory": f"{ca.base}/dir", "ca_bundle": ca.ca_bundle}, account={"key_type": key_type}
+    )
+    account = learner.json("account.json")
+    account["directory"] = f"{ca.base}/dir"
+    (learner.state / "account.json").write_text(json.dumps(account))
+
+
+def algorithm_asked_for(ca: CannedServer) -> str:
+    """The algorithm in the inner JWS of the last key change."""
+    body = [body for _, path, _, body in ca.requests if path == "/key"][-1]
+    inner = json.loads(jws.b64url_decode(body["payload"]))
+    return str(json.loads(jws.b64url_decode(inner["protected"]))["alg"])
+
+
+@pytest.mark.parametrize("kind", ["badPublicKey", "badSignatureAlgorithm"])
+def test_a_key_that_the_ca_never_takes_gives_way_to_one_that_it_takes(
+    kind: str, member: Learner, choosy_ca: CannedServer
+):
+    def answer(path: str, body: object) -> Reply:
+        refused = path == "/key" and algorithm_asked_for(choosy_ca) == "ES384"
+        return problem(kind, 400, "P-256 only") if refused else (200, {}, b"{}")
+
+    choosy_ca.answer = answer
+    member_of(choosy_ca, member, "ec384")
+    old = (member.state / "account.key").read_bytes()
+    refusal = member.run("12", code=1).err
+    assert "P-256 only" in refusal and "choose another [account]" in refusal
+    assert (member.state / "account.key").read_bytes() == old
+    # What the remedy says can be done.
+    member_of(choosy_ca, member, "ec256")
+    member.run("12")
+    assert algorithm_asked_for(choosy_ca) == "ES256"
+    assert (member.state / "account.key").read_bytes() != old
 
 
 @pytest.mark.parametrize(
-    "instant", ["new key on disk", "before the POST", "after the POST", "old key kept", "key replaced"]
+    "refusal",
+    [
+        problem("rateLimited", 429, "later"),
+        problem("malformed", 409, "another account has this key"),
+        (502, {}, b"<html>"),
+    ],
 )
-def test_a_change_that_broke_off_is_finished_by_the_next_run(
-    instant: str, member: Learner, monkeypatch: pytest.MonkeyPatch
+def test_a_key_of_which_the_ca_does_not_say_that_it_is_bad_is_kept_and_asked_about(
+    refusal: Reply, member: Learner, choosy_ca: CannedServer
 ):
-    step_12 = load_script("12")
-    old, account = key_of(member.state / "account.key"), member.json("account.json")["account_url"]
-    settings = config.load(member.ini)
-    real_change, real_write = step_12.change_key, type(settings.state).write
-    writes = {
-        "new key on disk": "pending/account.key",
-        "old key kept": "history/",
-        "key replaced": "account.key",
-    }
-
-    def change(*arguments: object) -> None:
-        if instant == "before the POST":
-            raise PowerCut
-        real_change(*arguments)
-        if instant == "after the POST":
-            raise PowerCut
-
-    def write(state: object, name: str, content: bytes) -> Path:
-        path = real_write(state, name, content)
-        if instant in writes and name.startswith(writes[instant]):
-            raise PowerCut
-        return path
-
-    monkeypatch.setattr(step_12, "change_key", change)
-    monkeypatch.setattr(type(settings.state), "write", write)
-    with pytest.raises(PowerCut):
-        step_12.main(settings)
-    monkeypatch.undo()
-
-    for number in ("03", "04"):
-        refusal = member.run(number, code=2).err
-        assert "12_change_account_key.py" in refusal or "02_create" in refusal
-    assert "12_change_account_key.py" in member.run("03", code=2).err
-    member.run("12")
-    new = key_of(member.state / "account.key")
-    assert account_of(member, new) == account
-    assert jws.thumbprint(new) != jws.thumbprint(old)
-    assert not (member.state / "pending" / "account.key").exists()
-    kept = {jws.thumbprint(key_of(path)) for path in (member.state / "history").glob("account-*.key")}
-    assert jws.thumbprint(old) in kept
-    member.run("03", "--info")
+    choosy_ca.answer = lambda path, body: refusal
+    member_of(choosy_ca, member)
+    member.run("12", code=1)
+    kept = (member.state / "pending" / "account.key").read_bytes()
+    choosy_ca.answer = lambda path, body: (
+        problem("accountDoesNotExist", 400) if path == "/account" else (200, {}, b"{}")
+    )
+    assert "the CA has the old key still" in member.run("12").err
+    assert (member.state / "account.key").read_bytes() == kept
 
 
-def test_a_refused_change_leaves_the_old_key_in_use(member: Learner, monkeypatch: pytest.MonkeyPatch):
-    step_12 = load_script("12")
-    account = member.json("account.json")["account_url"]
-
-    def refused(*_: object) -> None:
-        raise Failure("no", "none")
-
-    monkeypatch.setattr(step_12, "change_key", refused)
-    with pytest.raises(Failure):
-        step_12.main(config.load(member.ini))
-    assert account_of(member, key_of(member.state / "account.key")) == account
+def test_while_a_key_change_is_unfinished_every_script_says_to_run_12(holder: Learner):
+    holder.series("02", "04")
+    new_key = our_x509.private_key_pem(our_x509.new_private_key("ec256"))
+    (holder.state / "pending" / "account.key").write_bytes(new_key)
+    for number, *arguments in (*NEEDS_ACCOUNT, ["03", "--info"], ["13", "--yes"]):
+        run = holder.run(number, *arguments, code=2)
+        assert run.out == "" and "run 12_change_account_key.py" in run.err, number
+    assert holder.json("renewal.json")["failures"] == 0, "no try was made, so none has failed"
 
 
 def test_deactivation_asks_and_a_no_changes_nothing(member: Learner):
@@ -181,9 +178,10 @@ def test_without_a_terminal_it_wants_yes_and_then_every_script_says_it_plainly(
     assert "--yes" in member.run("13", code=2).err
     run = member.run("13", "--yes")
     assert run.out == f"{member.json('account.json')['account_url']}\n"
-    shutil.copy(holder.state / "certificate.pem", member.state / "certificate.pem")
-    for number in ("03", "04", "05", "06", "09", "12", "13"):
-        refusal = member.run(number, code=2)
+    for name in ("certificate.pem", "fullchain.pem"):
+        shutil.copy(holder.state / name, member.state / name)
+    for number, *arguments in (*NEEDS_ACCOUNT, ["12"], ["13"]):
+        refusal = member.run(number, *arguments, code=2)
         assert "is deactivated, for good" in refusal.err and "[files] directory" in refusal.err, number
     # The CA says so too, and a fresh state folder is a fresh start.
     settings = config.load(member.ini)
@@ -195,69 +193,15 @@ def test_without_a_terminal_it_wants_yes_and_then_every_script_says_it_plainly(
     Learner(tmp_path / "fresh", holder.lab).series("01", "03")
 
 
-def test_two_cas_side_by_side_do_not_mix(member: Learner, new_lab: Callable[..., Lab], tmp_path: Path):
-    other_lab = new_lab()
-    other = Learner(tmp_path / "other", other_lab)
+def test_two_cas_side_by_side_do_not_mix(holder: Learner, new_lab: Callable[..., Lab], tmp_path: Path):
+    other = Learner(tmp_path / "other", new_lab())
     other.series("01", "03")
-    assert member.run("03", "--info").out != other.run("03", "--info").out
-    # The settings of one with the state folder of the other.
-    other.ini.write_text(other.ini.read_text().replace("directory = state", f"directory = {member.state}"))
-    for number in ("03", "12", "13"):
-        refusal = other.run(number, code=2).err
-        assert member.lab.directory_url in refusal and other_lab.directory_url in refusal
-
-
-def check_state(state: Path) -> None:
-    """At any instant: whole keys, and a certificate set that matches itself."""
-    for path in state.rglob("*.key"):
-        if path.name != "eab.key":
-            key_of(path)
-    if (state / "certificate.pem").exists():
-        chain = our_x509.split_chain((state / "fullchain.pem").read_bytes(), state)
-        leaf = x509.load_pem_x509_certificate((state / "certificate.pem").read_bytes())
-        assert chain[0] == leaf
-        assert chain[1:] == our_x509.split_chain((state / "chain.pem").read_bytes(), state)
-        key = key_of(state / "certificate.key")
-        assert our_x509.public_key_der(key) == our_x509.public_key_der(leaf)
-
-
-def test_processes_killed_at_random_instants_lose_nothing(new_lab: Callable[..., Lab], tmp_path: Path):
-    lab = new_lab(lags=(0.0, 0.2))
-    member = Learner(tmp_path / "member", lab, certificate={"key_type": "ec256"})
-    member.series("01", "03")
-    member.run("11")
-    account, before = member.json("account.json")["account_url"], dns_contents(lab)
-    randomness = random.Random(20261124)
-    killed = 0
-    for number in range(KILLS):
-        script, *arguments = randomness.choice((["11", "--force"], ["11", "--force"], ["12"]))
-        process = member.start(script, *arguments)
-        # 12 takes a third of a second, 11 two: somewhere within, seldom after.
-        time.sleep(randomness.uniform(0.05, 0.35 if script == "12" else 2.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-        check_state(member.state)
-        if (member.state / "pending" / "account.key").exists():
-            member.run("12")
-        # An order that was begun for a key without a certificate is gone on with; else one is ordered.
-        made, resumable = orders(lab), can_be_resumed(member.state)
-        member.run("11", "--force")
-        assert orders(lab) - made == (0 if resumable else 1), f"kill {number}"
-        check_state(member.state)
-        assert dns_contents(lab) == before, f"kill {number}: TXT records are left"
-        assert not (member.state / "pending" / "dns_records.json").exists()
-        assert member.run("03", "--info").out == f"{account}\n", f"kill {number}: the account is lost"
-    assert killed >= KILLS // 2
-
-
-def can_be_resumed(state: Path) -> bool:
-    if not (state / "pending" / "order.json").exists():
-        return False
-    pending = our_x509.public_key_der(key_of(state / "pending" / "certificate.key"))
-    return pending != our_x509.public_key_der(key_of(state / "certificate.key"))
-
-
-def orders(lab: Lab) -> int:
-    """How many orders the CA has taken, from its log."""
-    return (lab.directory / "pebble.log").read_text().count("Added order")
+    assert holder.run("03", "--info").out != other.run("03", "--info").out
+    # The settings of one with the state folder of the other, in which there is something to do for each script.
+    holder.series("02", "04")
+    other.ini.write_text(other.ini.read_text().replace("directory = state", f"directory = {holder.state}"))
+    for number, *arguments in (*NEEDS_ACCOUNT, ["12"], ["13", "--yes"]):
+        run = other.run(number, *arguments, code=2)
+        assert run.out == ""
+        assert holder.lab.directory_url in run.err and other.lab.directory_url in run.err, number
+    holder.series("04", "05", "06")
