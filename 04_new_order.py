@@ -9,6 +9,7 @@ Next    05_dns_challenge.py
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from common import acme, config, show, x509
 from common.failure import Usage
@@ -74,12 +75,24 @@ def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> di
     """The order of an earlier run, when the CA says that it can still be used for the same names."""
     try:
         order = ca.post_as_get(saved["order_url"]).object(status=str, identifiers=list)
+    except acme.Unreachable as failure:
+        # The CA answers, or we would not be here. An address elsewhere that does not answer is of no use.
+        if urlsplit(saved["order_url"]).netloc == urlsplit(ca.url("newOrder")).netloc:
+            raise
+        reason = failure.what
     except acme.Problem as problem:
+        # The CA has too much to do: then the order may still be there.
+        if problem.status == 429 or problem.status >= 500:
+            raise
         # Gone (404), or another account's (403): then it is of no use, and that is all we wanted to know.
-        show.facts(saved=f"the order of an earlier run cannot be had any more: {problem.what}")
-        return None
-    same_names = {identifier.get("value") for identifier in order["identifiers"]} == set(domains)
-    return order if same_names and order["status"] in USABLE else None
+        reason = problem.what
+    else:
+        named = {
+            identifier.get("value") for identifier in order["identifiers"] if isinstance(identifier, dict)
+        }
+        return order if named == set(domains) and order["status"] in USABLE else None
+    show.facts(saved=f"the order of an earlier run cannot be had any more: {reason}")
+    return None
 
 
 def main(settings: config.Settings) -> None:

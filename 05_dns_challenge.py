@@ -10,6 +10,7 @@ Next    06_finalize.py
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ def dns_txt_value(token: str, thumbprint: str) -> str:
     return jws.b64url(hashlib.sha256(key_authorization.encode("ascii")).digest())
 
 
+def is_token(value: Any) -> bool:
+    """Whether this can be a challenge's token: base64url text (RFC 8555 section 8.1)."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value) is not None
+
+
 def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[Challenge]:
     """The dns-01 challenge of every authorization that is not yet valid."""
     thumbprint = jws.thumbprint(ca.key)
@@ -67,11 +73,14 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
             continue
         # By type, never by position; kinds we do not know, and challenges without a token, are not for us.
         offered = [c for c in authorization["challenges"] if isinstance(c, dict)]
-        fitting = [c for c in offered if c.get("type") == "dns-01" and c.get("token") and c.get("url")]
+        fitting = [
+            c for c in offered if c.get("type") == "dns-01" and c.get("url") and is_token(c.get("token"))
+        ]
         if not fitting:
             kinds = ", ".join(str(c.get("type")) for c in offered)
             raise Failure(
-                f"{domain}: the CA offers no dns-01 challenge, but {kinds or 'none'}", "use another CA"
+                f"{domain}: the CA offers no dns-01 challenge that can be used, but {kinds or 'none'}",
+                "use another CA",
             )
         # A wildcard is proven at the name below it: section 7.1.4 takes the "*." away.
         value = dns_txt_value(fitting[0]["token"], thumbprint)
@@ -81,7 +90,14 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
 
 def respond(ca: acme.Client, challenge: Challenge, brief: bool = False) -> acme.Answer:
     """Tell the CA that it may look: an empty object, for the CA has all it needs (section 7.5.1)."""
-    return ca.post(challenge.url, {}, brief=brief)
+    try:
+        # Once more where no answer came: the CA may be looking, and to withdraw the record would fail the proof.
+        return ca.post(challenge.url, {}, brief=brief, repeatable=True)
+    except acme.Problem as problem:
+        if problem.type != "malformed":
+            raise
+        # It has heard that already, and looked. What it saw is in the challenge, and in the order.
+        return ca.post_as_get(challenge.url, brief)
 
 
 def my_zones(cloud: alibaba.Client) -> list[str]:
@@ -248,7 +264,7 @@ def prove(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda n: respond(ca, challenges[n], brief=n > 0), range(len(challenges))))
     # Some CAs look before they answer.
-    if any(answer.object(status=str)["status"] == "invalid" for answer in answers):
+    if any(isinstance(answer.body, dict) and answer.body.get("status") == "invalid" for answer in answers):
         # Some leave such an order "pending", and then 04_new_order.py would go on with it for ever.
         settings.state.remove("pending/order.json")
         raise why_invalid(ca, order)
@@ -272,9 +288,13 @@ def why_invalid(ca: acme.Client, order: dict[str, Any]) -> Failure:
                 error = challenge["error"]
                 kind = str(error.get("type", "")).rpartition(":")[2]
                 lines.append(f"  {authorization['identifier'].get('value')}: {kind} {acme.describe(error)}")
+    if len(lines) == 1 and isinstance(order.get("error"), dict):
+        kind = str(order["error"].get("type", "")).rpartition(":")[2]
+        lines.append(f"  {kind} {acme.describe(order['error'])}")
     if len(lines) == 1:
         lines.append("  the CA gives no reason: it may be too old, or its authorizations may be")
-    remedy = acme.REMEDIES.get(kind, "mend that")
+    # Said of a challenge, "unauthorized" is about the record and not about the account.
+    remedy = acme.REMEDIES.get("incorrectResponse" if kind == "unauthorized" else kind, "mend that")
     return Failure("\n".join(lines), f"{remedy}; then run 04_new_order.py and this again")
 
 

@@ -116,14 +116,19 @@ def main(settings: config.Settings) -> None:
 
     show.step("certificate", "RFC 8555 section 7.4.2")
     chain = download_chain(ca, order["certificate"], settings.acme.preferred_chain)
+    # Before anything is replaced: is it what we asked for?
+    x509.check_chain(chain)
     try:
-        # Before anything is replaced: is it what we asked for?
-        x509.check_certificate(chain, key, x509.dns_names(csr))
+        x509.check_certificate(chain[0], key, x509.dns_names(csr))
     except Failure:
         # Asking for the same certificate again would bring the same one.
         state.remove("pending/order.json")
         raise
     leaf = chain[0]
+    if len(chain) == 1 and leaf.issuer != leaf.subject:
+        show.warn(
+            f"the CA sent no issuer's certificate: who does not know {x509.issuer_name(leaf)} will not trust it"
+        )
     show.facts(
         serial=x509.serial_hex(leaf),
         names=", ".join(x509.dns_names(leaf)),

@@ -42,6 +42,19 @@ def shows_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair, b
     return False
 
 
+def still_missing(cdn: alibaba.Client, domain: str, pair: install.KeyPair) -> str | None:
+    """Hand certificate and key over; None when the CDN has them, or why it does not take them yet."""
+    try:
+        set_certificate(cdn, domain, pair)
+    except alibaba.ApiError as error:
+        if error.code != "ServiceBusy":
+            raise
+        # It takes one change of a domain at a time. This may be the one it is at work on, if an answer was lost.
+        if not shows_certificate(cdn, domain, pair, brief=True):
+            return "it is at work on the last change still"
+    return None
+
+
 def main(settings: config.Settings) -> None:
     domains = settings.need("cdn", "domains")
     # Key, dates and names are checked before the first call: the CDN would take a certificate that nobody trusts.
@@ -54,7 +67,7 @@ def main(settings: config.Settings) -> None:
             show.facts(certificate="this one already")
             return
         show.step(f"{domain}: the new certificate", "Cdn SetCdnDomainSSLCertificate")
-        set_certificate(cdn, domain, pair)
+        install.wait_until(f"the CDN to take it for {domain}", lambda: still_missing(cdn, domain, pair))
 
     def read_back(domain: str) -> None:
         show.step(f"{domain}: read back", "Cdn DescribeDomainCertificateInfo")

@@ -38,13 +38,21 @@ def main(settings: config.Settings, yes: bool = False) -> None:
     account_url = account["account_url"]
 
     show.step("account", "RFC 8555 section 7.1.2")
-    ca.post_as_get(account_url)
-    if not yes and not sure(account_url):
-        show.say("nothing was changed")
-        return
-
-    show.step("account, deactivated", "RFC 8555 section 7.3.6")
-    account["status"] = deactivate(ca, account_url)
+    try:
+        ca.post_as_get(account_url)
+    except acme.Problem as problem:
+        if problem.type != "unauthorized" or account.get("status") != "deactivating":
+            raise
+        # An earlier run ended the account, and the answer was lost.
+        account["status"] = "deactivated"
+    else:
+        if not yes and not sure(account_url):
+            show.say("nothing was changed")
+            return
+        show.step("account, deactivated", "RFC 8555 section 7.3.6")
+        # On disk before the CA hears of it: afterwards the CA refuses this account even to say so.
+        settings.state.write_json("account.json", {**account, "status": "deactivating"})
+        account["status"] = deactivate(ca, account_url)
     show.wrote(settings.state.write_json("account.json", account))
     show.facts(status=account["status"])
     show.result(account_url)

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
+import urllib3
 from requests.utils import parse_header_links
 
 from common import jws, show, x509
@@ -24,9 +25,11 @@ from common.failure import Failure, Usage
 
 USER_AGENT = f"acme-alibaba/1.0 {requests.utils.default_user_agent()}"
 TIMEOUT = (10, 30)  # seconds: to connect, between two bytes of the answer
+ANSWER_TIMEOUT = 120  # seconds for a whole body, however steadily its octets trickle in
 LARGEST_BODY = 1_000_000  # octets; a long chain has ten thousand
 BAD_NONCE_TRIES = 20  # at 50 % refused nonces, one request in a million fails
 LONGEST_RETRY_AFTER = 60  # seconds we wait for a server in place; beyond that the person decides
+A_YEAR = 365 * 86400  # seconds; nobody means a longer Retry-After
 
 # RFC 8555 section 6.7 and RFC 9773: the type of a problem -> what the person can do.
 REMEDIES = {
@@ -70,12 +73,14 @@ class Problem(Failure):
         self.type = str(document.get("type", "")).removeprefix("urn:ietf:params:acme:error:")
         self.status = answer.status
         self.answer = answer
-        lines = [f"{asked}: {answer.status} {self.type} {describe(document)}".rstrip()]
+        lines = [f"{asked}: {answer.status} {self.type or answer.reason} {describe(document)}".rstrip()]
         remedy = REMEDIES.get(self.type, "see the CA's answer above")
         if answer.retry_after is not None:
             lines.append(f"the CA asks to wait {duration(answer.retry_after)}")
-        if answer.status >= 500 and not self.type:
-            remedy = REMEDIES["serverInternal"]
+        if not self.type:
+            # From something before the CA, such as a load balancer, that knows of no problem documents.
+            remedy = REMEDIES["serverInternal"] if answer.status >= 500 else remedy
+            remedy = REMEDIES["rateLimited"] if answer.status == 429 else remedy
         super().__init__("\n".join(lines), remedy)
 
 
@@ -117,7 +122,8 @@ class Answer:
         """The body, which must be a JSON object with these members: object(status=str, authorizations=list)."""
         if not isinstance(self.body, dict):
             raise Failure(
-                f"{self.url}: the CA's answer is not a JSON object", "is this the address of an ACME CA?"
+                f"{self.url}: the CA's answer is not a JSON object",
+                "run it again; if it stays so, is [acme] directory the address of an ACME CA?",
             )
         for name, kind in members.items():
             if not isinstance(self.body.get(name), kind):
@@ -188,11 +194,17 @@ class Client:
             self.fetch_nonce()
 
     def post(
-        self, url: str, payload: dict[str, Any] | None, key: jws.PrivateKey | None = None, brief: bool = False
+        self,
+        url: str,
+        payload: dict[str, Any] | None,
+        key: jws.PrivateKey | None = None,
+        brief: bool = False,
+        repeatable: bool = False,
     ) -> Answer:
         """A signed POST; a payload of None makes it a POST-as-GET (RFC 8555 sections 6.2 and 6.3).
 
         key: sign with this key and name it in the header, in place of the account's (revocation, section 7.6)
+        repeatable: to ask twice does no harm, so it may be asked again where no answer came
         Errors: Problem for every status from 400 on; Failure when there is no answer.
         """
 
@@ -204,7 +216,7 @@ class Client:
             protected |= {"nonce": nonce, "url": url}
             return jws.sign(signer, protected, payload), protected
 
-        if payload is None:
+        if payload is None or repeatable:
             return self._until_answered(lambda: self.send(url, build, payload, brief))
         return self.send(url, build, payload, brief)
 
@@ -249,7 +261,8 @@ class Client:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise Failure(
-                        f"the {what}: not after {timeout:.0f} s ({url})", "run this again to go on waiting"
+                        f"waited {timeout:.0f} s for the {what}, but {url} is {answer.body['status']} still",
+                        "run this again to go on waiting",
                     )
                 waiting.update(f"the {what}, status {answer.body['status']}")
                 time.sleep(min(pause if answer.retry_after is None else max(answer.retry_after, 0.1), left))
@@ -258,14 +271,16 @@ class Client:
         return answer
 
     def _until_answered(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask again, twice at most, what may safely be asked twice: reading changes nothing."""
+        """Ask again, twice at most, what may safely be asked twice, as what only reads."""
         for pause in (0.5, 2.0):
             try:
                 return ask()
             except Problem as problem:
-                if problem.status < 500 or (problem.answer.retry_after or 0) > LONGEST_RETRY_AFTER:
+                asked_to_wait = problem.answer.retry_after
+                passing = problem.status >= 500 or (problem.status == 429 and asked_to_wait is not None)
+                if not passing or (asked_to_wait or 0) > LONGEST_RETRY_AFTER:
                     raise
-                pause = max(pause, problem.answer.retry_after or 0)
+                pause = max(pause, asked_to_wait or 0)
             except Unreachable:
                 pass
             pause *= random.uniform(1, 1.25)
@@ -311,7 +326,7 @@ class Client:
                 stream=True,
             )
             content = _read(response)
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = _reason(error)
             show.exchange(method, url, sent, f"no answer: {reason}", {}, time.monotonic() - started, "acme")
             raise _unreachable(method, url, error, reason) from None
@@ -399,21 +414,23 @@ def retry_after(header: str | None) -> float | None:
     if header is None:
         return None
     if header.strip().isdecimal():
-        return float(header)
+        return min(float(header), A_YEAR)
     try:
         moment = parsedate_to_datetime(header)
     except ValueError:
         return None
     # RFC 9110 section 5.6.7: an HTTP date is GMT, even where it does not say so.
     moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    return min(max(0.0, (moment - datetime.now(timezone.utc)).total_seconds()), A_YEAR)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 12 min, 3 h."""
+    """Seconds as a person says them: 40 s, 12 min, 3.5 h, 9 days."""
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
 
 
 def _no_proxy() -> str:
@@ -423,12 +440,20 @@ def _no_proxy() -> str:
 
 
 def _read(response: requests.Response) -> bytes:
+    deadline = time.monotonic() + ANSWER_TIMEOUT
     content = b""
-    for piece in response.iter_content(65536):
+    # What has arrived, and not so many octets as are asked for: else the deadline would wait for them.
+    while piece := response.raw.read1(65536, decode_content=True):
         content += piece
-        if len(content) > LARGEST_BODY:
+        too_long = len(content) > LARGEST_BODY
+        if too_long or time.monotonic() > deadline:
             response.close()
-            raise requests.exceptions.ContentDecodingError(f"the answer is longer than {LARGEST_BODY} octets")
+            words = (
+                f"is longer than {LARGEST_BODY} octets"
+                if too_long
+                else f"is not whole after {ANSWER_TIMEOUT} s"
+            )
+            raise requests.exceptions.ContentDecodingError(f"the answer {words}")
     return content
 
 
@@ -471,7 +496,7 @@ def _status_of(answer: Answer, brief: bool) -> str:
     return ""
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: requests.RequestException | urllib3.exceptions.HTTPError) -> str:
     """The heart of a connection error: requests wraps it several times."""
     if isinstance(error, requests.exceptions.SSLError):
         return f"TLS: {_innermost(error)}"
@@ -491,7 +516,7 @@ def _innermost(error: BaseException) -> str:
     return re.sub(r"^HTTPSConnection(Pool)?\(.*?\): ", "", words).partition(" (_ssl.c")[0]
 
 
-def _unreachable(method: str, url: str, error: requests.RequestException, reason: str) -> Failure:
+def _unreachable(method: str, url: str, error: Exception, reason: str) -> Failure:
     if isinstance(error, requests.exceptions.SSLError):
         return Failure(
             f"{method} {url}: {reason}", "set [acme] ca_bundle to the root of a private CA; check the clock"

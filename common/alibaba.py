@@ -13,6 +13,8 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,12 +34,15 @@ TIMEOUT = (5, 20)  # seconds: to connect, to wait for the answer
 _PASSING = ("Throttling", "ServiceBusy", "ServiceUnavailable", "InternalError", "SignatureNonceUsed")
 _NO_ANSWER = "NoAnswer"
 _NO_TLS = "NoTls"
+_UNREADABLE = "UnreadableAnswer"
+LARGEST_ANSWER = 10_000_000  # octets; 500 records have a tenth of that
 
 # Error code, or its beginning -> what the person can do.
 REMEDIES = {
     "DomainRecordLocked": "unlock the record in the Alibaba Cloud DNS console",
     "Forbidden": "this key may not do that: attach the RAM policy in docs/ram-policies.md to its user",
     "IncorrectDomainUser": "the domain is in another Alibaba Cloud account: use a key of that account",
+    "InternalError": "the service has a fault of its own: try again in some minutes",
     "InvalidAccessKeyId": "the access key id is unknown, disabled or deleted: check the credentials",
     "InvalidAccessKeySecret": "the access key secret does not belong to the id: check the credentials",
     "InvalidDomain.NotFound": "this account's CDN does not serve the domain: check [cdn] domains",
@@ -45,12 +50,15 @@ REMEDIES = {
     "InvalidSecurityToken": "the STS token is wrong or has expired: get a new one",
     "InvalidTimeStamp": "this machine's clock is wrong: set it (the service allows 15 minutes)",
     "NotFound": "check [apigateway] group_id and domains: is the domain bound to that API group?",
+    "QuotaExceeded.TTL": "the domain's edition allows other TTLs than its own default: ask Alibaba Cloud's support",
     "QuotaExceeded": "a quota of the account is used up: see the message above",
     "ServiceBusy": "the service is still at work on the last change: run this again in a minute",
+    "ServiceUnavailable": "the service has a fault of its own: try again in some minutes",
     "SignatureDoesNotMatch": "the access key secret does not belong to the id: check the credentials",
     "Throttling": "too many calls from this account: run this again in a minute",
     _NO_TLS: "nobody we trust vouches for this host: is there a proxy in between, or is the clock wrong?",
     _NO_ANSWER: "check the network and the proxy; then run this again",
+    _UNREADABLE: "run this again; if it stays so: is there a portal or a proxy in between?",
 }
 
 
@@ -64,7 +72,7 @@ class ApiError(Failure):
     def __init__(self, action: str, code: str, message: str, status: int, request_id: str = "") -> None:
         self.code = code
         self.status = status
-        self.may_have_run = code == _NO_ANSWER or status >= 500
+        self.may_have_run = code in (_NO_ANSWER, _UNREADABLE) or status >= 500
         fitting = (remedy for beginning, remedy in REMEDIES.items() if code.startswith(beginning))
         request = f" (RequestId {request_id})" if request_id else ""
         super().__init__(
@@ -103,6 +111,7 @@ class Client:
     def __init__(self, key: Credentials, region: str, endpoint: str, ca_bundle: str | None = None) -> None:
         _silence_sdk_logs()
         self.endpoint = endpoint
+        self.date: str | None = None  # the Date header of the last answer
         self._token = key.security_token
         # The key goes in as ak and secret: a credential object would lose to $ALIYUN_ACCESS_KEY_ID, were it set.
         self._sdk = AcsClient(
@@ -183,20 +192,25 @@ class Client:
             code = _NO_TLS if re.search("certificate|SSL", reason) else _NO_ANSWER
             raise ApiError(action, code, f"{self.endpoint}: {reason}", 0)
         if answer is None:
-            raise ApiError(
-                action, "UnreadableAnswer", f"{self.endpoint} answered {status} with no JSON object", status
-            )
+            code = "InternalError" if status >= 500 else _UNREADABLE
+            raise ApiError(action, code, f"{self.endpoint} answered {status} with no JSON object", status)
         if status != 200:
             code, message = str(answer.get("Code", "UnknownError")), str(answer.get("Message", ""))
+            if code.startswith("InvalidTimeStamp"):
+                message += _off_by(self.date)
             raise ApiError(action, code, message, status, str(answer.get("RequestId", "")))
         return answer
 
     def _keep_answer(self, response: Any, *_args: Any, **_kwargs: Any) -> None:
+        self.date = response.headers.get("Date")
+        if int(response.headers.get("Content-Length") or 0) > LARGEST_ANSWER:
+            response.close()
+            raise OSError(f"the answer is longer than {LARGEST_ANSWER} octets")
         self._answer.value = (response.status_code, response.content.decode("utf-8", errors="replace"))
 
 
 def connect(settings: Settings, product: str) -> Client:
-    """A Client for "alidns", "cdn" or "apigateway", with the credentials, region and endpoint of the settings.
+    """A Client for "alidns", "cdn", "apigateway" or "sts", with the credentials, region and endpoint of the settings.
 
     The endpoint is always named. Left to itself, the SDK asks a location service about regions it does not know.
     """
@@ -205,6 +219,7 @@ def connect(settings: Settings, product: str) -> Client:
         "alidns": chosen.alidns_endpoint or "alidns.aliyuncs.com",
         "cdn": chosen.cdn_endpoint or "cdn.aliyuncs.com",
         "apigateway": chosen.apigateway_endpoint or f"apigateway.{chosen.region}.aliyuncs.com",
+        "sts": chosen.sts_endpoint or "sts.aliyuncs.com",
     }
     bundle = chosen.ca_bundle
     if bundle and not bundle.is_file():
@@ -280,7 +295,8 @@ def _reason(message: str) -> str:
     cause = message.partition("(Caused by ")[2] or message
     words = re.sub(r"<[^>]*>: |url: \S+", "", cause)  # objects and addresses
     known = re.search(
-        r"certificate verify failed[^(]*|hostname '[^\"]*|\[Errno -?\d+\] [^'\")]*|timed out", words
+        r"certificate verify failed[^(]*|hostname '[^\"]*|\[Errno -?\d+\] [^'\")]*|timed out|Remote end closed[^')]*",
+        words,
     )
     return show.clean(known[0] if known else words).strip(" .(")
 
@@ -290,6 +306,17 @@ class _Members(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise Failure(f"Alibaba Cloud's answer has no {name}", "run it again; if it stays so, report it")
+
+
+def _off_by(date: str | None) -> str:
+    """How far this machine's clock is from the service's, which is in the Date header of its answers."""
+    try:
+        moment = parsedate_to_datetime(date or "")
+    except (TypeError, ValueError):
+        return ""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    minutes = (datetime.now(timezone.utc) - moment).total_seconds() / 60
+    return f" This machine's clock is {abs(minutes):.0f} minutes {'ahead' if minutes > 0 else 'behind'}."
 
 
 def _object(text: str) -> dict[str, Any] | None:

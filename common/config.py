@@ -161,6 +161,7 @@ class Alibaba:
     alidns_endpoint: str | None = _setting(_endpoint)
     cdn_endpoint: str | None = _setting(_endpoint)
     apigateway_endpoint: str | None = _setting(_endpoint)
+    sts_endpoint: str | None = _setting(_endpoint)
     ca_bundle: Path | None = _setting(_path)
 
 
@@ -266,11 +267,13 @@ def run(
     docstring: str | None,
     add_options: AddOptions | None = None,
     one_settings_file: bool = True,
+    changes_nothing: bool = False,
 ) -> None:
     """Start a script: its command line, its settings, its main(); and end it with exit code 0, 1 or 2.
 
     main is called as main(settings, **options), with an option for each argument that add_options adds; where
-    one_settings_file is False, as main(files, **options), and loads them itself.
+    one_settings_file is False, as main(files, **options), and loads them itself. A script that changes nothing needs
+    no lock on the state folder, and leaves no trace there.
     """
     # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -285,8 +288,8 @@ def run(
             main(options.pop("files") or [file or _default_file()], **options)
             return
         settings = load(file or _default_file())
-        begin(settings)
-        with settings.state.lock():
+        begin(settings, trace=not changes_nothing)
+        with contextlib.nullcontext() if changes_nothing else settings.state.lock():
             main(settings, **options)
 
 
@@ -294,6 +297,8 @@ def begin(settings: Settings, trace: bool = True) -> None:
     """Begin the narration for a settings file; its first line says which settings and which CA."""
     show.trace_to(settings.files.directory / "trace.jsonl" if trace else None)
     show.say(f"settings {settings.file}   CA {ca_name(settings.acme.directory)}")
+    for key in settings.state.keys_open_to_others():
+        show.warn(f"{key} can be read by other users of this machine; only you should: chmod 600 {key}")
 
 
 def ca_name(directory: str) -> str:

@@ -72,6 +72,29 @@ class NameServers:
             self._of_zone[zone] = _look_up_servers(zone)
         return self._of_zone[zone]
 
+    def records(self, name: str, kind: str) -> list[Any]:
+        """A name's records of one kind, CNAMEs followed, such as "CAA" or "NS"; Failure when nobody can say.
+
+        This machine's resolver is asked; in its place the overriding servers, which know their own zones only.
+        """
+        if self._override:
+            answer = _ask(name, kind, self._override[0])
+            if answer == "REFUSED":
+                return []
+            if isinstance(answer, str):
+                raise Failure(f"{kind} records of {name}: {self._override[0]}: {answer}", "check the network")
+            wanted = dns.rdatatype.from_text(kind)
+            return [record for rrset in answer.answer if rrset.rdtype == wanted for record in rrset]
+        try:
+            return list(dns.resolver.resolve(name, kind, raise_on_no_answer=False).rrset or ())
+        except dns.resolver.NXDOMAIN:
+            return []
+        except (dns.exception.DNSException, OSError) as error:
+            raise Failure(
+                f"{kind} records of {name}: {error}",
+                "check the domain's name servers, DNSSEC, and the network",
+            ) from None
+
     def follow_cname(self, name: str) -> str:
         """Where a name leads: itself, or the end of its chain of CNAME records (RFC 1034 section 3.6.2)."""
         seen = [name]
@@ -101,7 +124,7 @@ def wait_until_visible(
     total, pause = len(missing), 0.25
     with show.waiting(timeout) as waiting, ThreadPoolExecutor(max_workers=max(1, min(32, total))) as pool:
         while True:
-            answers = list(pool.map(lambda pair: _txt_values(*pair), missing))
+            answers = list(pool.map(lambda pair: txt_values(*pair), missing))
             lacking = [
                 (name, server, answer)
                 for (name, server), answer in zip(missing, answers, strict=True)
@@ -125,7 +148,7 @@ def wait_until_visible(
     show.facts(visible=f"{len(wanted)} names, {total} answers from name servers, after {elapsed:.1f} s")
 
 
-def _txt_values(name: str, server: NameServer) -> frozenset[str] | str:
+def txt_values(name: str, server: NameServer) -> frozenset[str] | str:
     """The TXT values a server has at a name; a text saying why there is no answer."""
     answer = _ask(name, "TXT", server)
     if isinstance(answer, str):
@@ -139,20 +162,33 @@ def _txt_values(name: str, server: NameServer) -> frozenset[str] | str:
     )
 
 
+def unanswered(zone: str, server: NameServer, tcp: bool = False) -> str | None:
+    """Why a server does not answer for a zone by UDP, or by TCP; None when it does (RFC 7766: both are needed)."""
+    query = dns.message.make_query(zone, "SOA", flags=0)
+    try:
+        (dns.query.tcp if tcp else dns.query.udp)(query, server.address, QUERY_TIMEOUT, server.port)
+    except dns.exception.Timeout:
+        return "no answer"
+    except (dns.exception.DNSException, OSError, EOFError) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
 def _cname(name: str, servers: tuple[NameServer, ...]) -> str | None:
     """The target of a name's CNAME record, from the first server that answers; None when it has none."""
-    reasons = []
-    for server in servers:
+    reasons = {}
+    # Each is asked once more, as a packet may be lost and a server be busy.
+    for server in (*servers, *servers):
         answer = _ask(name, "CNAME", server)
         if isinstance(answer, str):
-            reasons.append(f"{server}: {answer}")
+            reasons[server] = f"{server}: {answer}"
             continue
         for rrset in answer.answer:
             if rrset.rdtype == dns.rdatatype.CNAME and rrset.name == dns.name.from_text(name):
                 return rrset[0].target.to_text(omit_final_dot=True).lower()
         return None
     raise Failure(
-        f"no name server answers for {name}: {'; '.join(reasons)}",
+        f"no name server answers for {name}: {'; '.join(reasons.values())}",
         "check the domain's delegation and the network",
     )
 

@@ -68,7 +68,7 @@ def wait_until(what: str, ask: Callable[[], str | None], timeout: float = SERVED
         while missing := ask():
             if time.monotonic() >= deadline:
                 raise Failure(
-                    f"{what}: after {timeout:.0f} s {missing}",
+                    f"waited {timeout:.0f} s for {what}, but {missing}",
                     "see its state in the console; then run this again",
                 )
             waiting.update(f"{what}: {missing}")
@@ -86,7 +86,8 @@ def wait_until_served(domain: str, pair: KeyPair, verify_at: tuple[str, int] | N
         try:
             served = x509.served_certificate(host, at)
         except (OSError, ValueError) as error:
-            return f"no TLS handshake with {at[0]}:{at[1]} ({getattr(error, 'strerror', None) or error})"
+            reason = str(getattr(error, "strerror", None) or error).partition(" (_ssl.c")[0]
+            return f"there is no TLS handshake with {at[0]}:{at[1]}: {reason}"
         if served != pair.leaf:
             return (
                 f"{at[0]}:{at[1]} still serves serial {x509.serial_hex(served)} of {x509.issuer_name(served)}"
@@ -112,5 +113,8 @@ def for_each(domains: Iterable[str], *steps: Callable[[str], None]) -> None:
                 going.remove(domain)
                 failures[domain] = failure
     if failures:
-        what = "\n".join(f"{domain}: {failure.what}" for domain, failure in failures.items())
+        what = "\n".join(
+            failure.what if domain in failure.what else f"{domain}: {failure.what}"
+            for domain, failure in failures.items()
+        )
         raise Failure(what, next(iter(failures.values())).remedy)

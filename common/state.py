@@ -25,6 +25,13 @@ class State:
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
+    def keys_open_to_others(self) -> list[Path]:
+        """The private keys that have been made readable for more than their owner. (Windows says so for every file.)"""
+        if os.name == "nt":
+            return []
+        found = [key for key in sorted(self.folder.rglob("*.key")) if not key.is_symlink()]
+        return [key for key in found if key.stat().st_mode & 0o077]
+
     def read(self, name: str, written_by: str) -> bytes:
         """A file's content; Usage "run … first" when it is not there."""
         try:

@@ -94,6 +94,8 @@ def dns_names(holder: x509.Certificate | x509.CertificateSigningRequest) -> list
 def split_chain(pem: bytes, source: str | Path) -> list[x509.Certificate]:
     """The certificates of a PEM chain, in the order they stand; Failure when one is damaged or there is none."""
     blocks = _CERTIFICATE.findall(pem)
+    if len(blocks) < pem.count(b"-----BEGIN CERTIFICATE-----"):
+        raise Failure(f"{source}: ends in the middle of a certificate", "get it anew: 06_finalize.py")
     try:
         certificates = [_read_certificate(block) for block in blocks]
     except (
@@ -103,8 +105,10 @@ def split_chain(pem: bytes, source: str | Path) -> list[x509.Certificate]:
         x509.InvalidVersion,
         x509.DuplicateExtension,
     ) as error:
+        # cryptography's message goes on with an address in its own documentation.
+        reason = str(error).partition(". See ")[0]
         raise Failure(
-            f"{source}: a certificate in it cannot be read ({error})", "get it anew: 06_finalize.py"
+            f"{source}: a certificate in it cannot be read ({reason})", "get it anew: 06_finalize.py"
         ) from None
     if not certificates:
         raise Failure(f"{source}: holds no PEM certificate", "get it anew: 06_finalize.py")
@@ -156,9 +160,8 @@ def issuer_name(certificate: x509.Certificate) -> str:
     return str(common_names[0].value) if common_names else certificate.issuer.rfc4514_string()
 
 
-def check_certificate(chain: list[x509.Certificate], key: PrivateKey, wanted: Iterable[str]) -> None:
-    """Failure unless the chain's leaf is for this key and all these names, is valid now, and the chain is in order."""
-    leaf = chain[0]
+def check_certificate(leaf: x509.Certificate, key: PrivateKey, wanted: Iterable[str]) -> None:
+    """Failure unless the certificate is for this key and all these names, and valid now."""
     if public_key_der(leaf) != public_key_der(key):
         raise Failure(
             "the certificate is for another key than the one it was asked for with",
@@ -172,6 +175,10 @@ def check_certificate(chain: list[x509.Certificate], key: PrivateKey, wanted: It
             "order anew: 02, 04, 05, 06",
         )
     check_dates(leaf)
+
+
+def check_chain(chain: list[x509.Certificate]) -> None:
+    """Failure unless each certificate of the chain was issued by the one after it."""
     for number, (certificate, issuer) in enumerate(zip(chain, chain[1:], strict=False), start=1):
         try:
             certificate.verify_directly_issued_by(issuer)

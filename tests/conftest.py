@@ -23,7 +23,8 @@ for folder in (str(ROOT), str(GUARD)):
 
 import sitecustomize  # noqa: E402, F401 - from here on, in this process too, only loopback can be reached
 
-from common import acme  # noqa: E402
+from common import acme, config  # noqa: E402
+from common import x509 as our_x509  # noqa: E402
 from common.state import State  # noqa: E402
 from lab import Lab  # noqa: E402
 
@@ -131,6 +132,31 @@ def dns_contents(lab: Lab) -> set[tuple[str, ...]]:
     return {
         (zone, r.record_id, r.rr, r.type, r.value) for zone in dns.zone_names() for r in dns.records(zone)
     }
+
+
+def orders(lab: Lab) -> int:
+    """How many orders the CA has taken, from its log."""
+    return (lab.directory / "pebble.log").read_text().count("Added order")
+
+
+def served(address: str, name: str) -> str:
+    """The serial that a server hands out for a name."""
+    host, _, port = address.rpartition(":")
+    return our_x509.serial_hex(our_x509.served_certificate(name, (host, int(port))))
+
+
+def key_of(path: Path) -> our_x509.PrivateKey:
+    return our_x509.load_private_key(path.read_bytes(), path)
+
+
+def account_of(learner: Learner, key: our_x509.PrivateKey) -> str | None:
+    """The account that the CA knows a key by, asked by the test itself; None when there is none."""
+    ca = acme.connect(config.load(learner.ini), key)
+    try:
+        return ca.post(ca.url("newAccount"), {"onlyReturnExisting": True}).location
+    except acme.Problem as problem:
+        assert problem.type == "accountDoesNotExist"
+        return None
 
 
 def clean_environment() -> dict[str, str]:

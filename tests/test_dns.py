@@ -75,7 +75,7 @@ def test_waiting_ends_when_the_slowest_server_has_every_value(cloud: Cloud, serv
     for value in ("one", "two"):
         cloud.dns.add_record("example.test", rr="_acme-challenge", type="TXT", value=value)
     our_dns.wait_until_visible({NAME: {"one", "two"}}, {NAME: our_servers(*servers)}, timeout=20)
-    answers = [our_dns._txt_values(NAME, server) for server in our_servers(*servers)]
+    answers = [our_dns.txt_values(NAME, server) for server in our_servers(*servers)]
     assert answers == [frozenset({"one", "two"})] * 2
 
 
@@ -186,7 +186,7 @@ def test_silence_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         server = our_dns.NameServer("127.0.0.1", "127.0.0.1", silent.getsockname()[1])
-        assert our_dns._txt_values(NAME, server) == "no answer"
+        assert our_dns.txt_values(NAME, server) == "no answer"
 
 
 def test_each_zone_is_looked_up_once(servers, resolver: None):
@@ -195,3 +195,40 @@ def test_each_zone_is_looked_up_once(servers, resolver: None):
     asked = len(servers[0].queries)
     assert finder.for_zone("example.test")
     assert len(servers[0].queries) == asked
+
+
+def test_records_come_from_the_resolver_or_from_the_overriding_servers(
+    cloud: Cloud, servers: tuple[NameServer, NameServer], monkeypatch: pytest.MonkeyPatch
+):
+    cloud.dns.add_record("example.test", rr="@", type="CAA", value='0 issue "ca.test"')
+    cloud.dns.add_record("example.test", rr="alias", type="CNAME", value="example.test")
+    resolver = dns.resolver.Resolver(configure=False)
+    address, port = pair(servers[0])
+    resolver.nameservers, resolver.port, resolver.lifetime = [address], port, 2.0
+    monkeypatch.setattr(dns.resolver, "default_resolver", resolver)
+    for name_servers in (our_dns.NameServers(), our_dns.NameServers([pair(servers[0])])):
+        for name in ("example.test", "alias.example.test"):
+            assert [record.value for record in name_servers.records(name, "CAA")] == [b"ca.test"]
+        assert name_servers.records("www.example.test", "CAA") == []  # no such name
+        assert name_servers.records("dev.example.test", "CAA") == []  # no such record
+        assert len(name_servers.records("example.test", "NS")) == 2
+    # Overriding servers know their own zones only; that a resolver refuses is a failure.
+    assert our_dns.NameServers([pair(servers[0])]).records("com", "CAA") == []
+    with pytest.raises(Failure, match="CAA records of com"):
+        our_dns.NameServers().records("com", "CAA")
+
+
+def test_a_silent_server_is_a_failure_and_not_an_absence_of_records():
+    with pytest.raises(Failure, match="CAA records of example.test: 127.0.0.1:1"):
+        our_dns.NameServers([("127.0.0.1", 1)]).records("example.test", "CAA")
+
+
+def test_whether_a_server_answers_is_told_of_udp_and_tcp_apart(servers: tuple[NameServer, NameServer]):
+    (server,) = our_servers(servers[0])
+    assert our_dns.unanswered("example.test", server) is None
+    assert our_dns.unanswered("example.test", server, tcp=True) is None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        deaf = our_dns.NameServer("127.0.0.1", "127.0.0.1", udp.getsockname()[1])
+        assert our_dns.unanswered("example.test", deaf) == "no answer"
+        assert "refused" in (our_dns.unanswered("example.test", deaf, tcp=True) or "")

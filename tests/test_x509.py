@@ -57,23 +57,41 @@ def leaf(**changes: object) -> crypto_x509.Certificate:
 
 
 def test_a_good_certificate_passes():
-    x509.check_certificate([leaf(), MIDDLE], KEY, ["example.com", "*.example.com"])
+    x509.check_certificate(leaf(), KEY, ["example.com", "*.example.com"])
+    x509.check_chain([leaf(), MIDDLE])
 
 
 @pytest.mark.parametrize(
-    ("chain", "reason"),
+    ("wrong", "reason"),
     [
-        ([leaf(key=x509.new_private_key("ec256")), MIDDLE], "another key"),
-        ([leaf(names=("example.com",)), MIDDLE], r"lacks \*\.example\.com"),
-        ([leaf(end=NOW - timedelta(minutes=1)), MIDDLE], "expired on"),
-        ([leaf(start=NOW + timedelta(hours=2)), MIDDLE], "valid only from"),
-        ([leaf(), certificate("other", ROOT_KEY, "root", ROOT_KEY)], "not in order"),
-        ([leaf(), certificate("middle", ROOT_KEY, "root", ROOT_KEY)], "not in order"),
+        (leaf(key=x509.new_private_key("ec256")), "another key"),
+        (leaf(names=("example.com",)), r"lacks \*\.example\.com"),
+        (leaf(end=NOW - timedelta(minutes=1)), "expired on"),
+        (leaf(start=NOW + timedelta(hours=2)), "valid only from"),
     ],
 )
-def test_a_certificate_that_is_not_what_was_asked_for_is_refused(chain: list, reason: str):
+def test_a_certificate_that_is_not_what_was_asked_for_is_refused(wrong: crypto_x509.Certificate, reason: str):
     with pytest.raises(Failure, match=reason):
-        x509.check_certificate(chain, KEY, ["example.com", "*.example.com"])
+        x509.check_certificate(wrong, KEY, ["example.com", "*.example.com"])
+
+
+@pytest.mark.parametrize(
+    "issuers",
+    [
+        [certificate("other", ROOT_KEY, "root", ROOT_KEY)],
+        [certificate("middle", ROOT_KEY, "root", ROOT_KEY)],
+        [certificate("root", ROOT_KEY, "root", ROOT_KEY), MIDDLE],
+    ],
+)
+def test_a_chain_in_which_one_does_not_issue_the_one_before_is_refused(issuers: list):
+    with pytest.raises(Failure, match="not in order"):
+        x509.check_chain([leaf(), *issuers])
+
+
+def test_a_chain_that_is_cut_off_is_refused():
+    pem = x509.certificate_pem([leaf(), MIDDLE])
+    with pytest.raises(Failure, match="middle of a certificate"):
+        x509.split_chain(pem[: len(pem) * 3 // 4], "the CA's answer")
 
 
 def test_a_chain_is_split_whatever_stands_around_its_blocks():
