@@ -25,6 +25,7 @@ from common import acme, alibaba, config, dns, jws, show
 from common.failure import Failure, Usage
 from common.journal import Entry, Journal
 
+JOURNAL = "pending/dns_records.json"
 AT_ONCE = 10  # calls in flight; Alibaba Cloud DNS takes 60 changes a second
 VALIDATION_TIMEOUT = 300  # seconds for the CA to look at every record
 # What DeleteDomainRecord says when there is nothing to delete any more.
@@ -64,7 +65,7 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
             lambda n: ca.post_as_get(authorization_urls[n], brief=n > 0), range(len(authorization_urls))
         )
         authorizations = [answer.object(status=str, identifier=dict, challenges=list) for answer in answers]
-    challenges = []
+    challenges: list[Challenge] = []
     for authorization in authorizations:
         domain = authorization["identifier"].get("value")
         if authorization["status"] == "valid":
@@ -84,6 +85,9 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
             )
         # A wildcard is proven at the name below it: section 7.1.4 takes the "*." away.
         value = dns_txt_value(fitting[0]["token"], thumbprint)
+        if not challenges:
+            show.facts(token=fitting[0]["token"], thumbprint=f"{thumbprint} (of the account key)")
+            show.facts(value=f"{value} = base64url(SHA-256(token.thumbprint))")
         challenges.append(Challenge(domain, fitting[0]["url"], f"_acme-challenge.{domain}", value))
     return challenges
 
@@ -150,7 +154,7 @@ class Publisher:
 
     def __init__(self, settings: config.Settings) -> None:
         self.cloud = alibaba.connect(settings, "alidns")
-        self.journal = Journal(settings.state, "pending/dns_records.json", "05_dns_challenge.py")
+        self.journal = Journal(settings.state, JOURNAL, "05_dns_challenge.py")
         self.pool = ThreadPoolExecutor(AT_ONCE)
 
     def publish(self, wanted: dict[str, set[str]]) -> dict[str, str]:
@@ -299,9 +303,14 @@ def why_invalid(ca: acme.Client, order: dict[str, Any]) -> Failure:
 
 
 def main(settings: config.Settings) -> None:
-    saved = settings.state.read_json("pending/order.json", "04_new_order.py", order_url=str)
+    state, alidns = settings.state, settings.dns.provider == "alidns"
+    abandoned = state.exists(JOURNAL) and not (alidns and state.exists("pending/order.json"))
+    # Records of an interrupted run, whose order is no more: nothing below would take them back.
+    if abandoned and (failure := Publisher(settings).clean_up()):
+        raise failure
+    saved = state.read_json("pending/order.json", "04_new_order.py", order_url=str)
     ca = acme.account_client(settings)
-    publisher = Publisher(settings) if settings.dns.provider == "alidns" else None
+    publisher = Publisher(settings) if alidns else None
     with records_taken_back(publisher):
         show.step("order", "RFC 8555 section 7.1.3")
         order = ca.post_as_get(saved["order_url"]).object(status=str, authorizations=list)
@@ -311,6 +320,8 @@ def main(settings: config.Settings) -> None:
             raise why_invalid(ca, order)
         else:
             show.facts(order=f"is {order['status']}: nothing to prove")
+    if not alidns:
+        show.say("the TXT records that you added for this have done their work: you may delete them")
     show.result(saved["order_url"])
     show.next_step("06_finalize.py")
 

@@ -22,11 +22,11 @@ ISSUE_TIMEOUT = 300  # seconds for the CA to issue
 PENDING = ("pending/order.json", "pending/certificate.csr", "pending/certificate.key")
 
 
-def finalize(ca: acme.Client, finalize_url: str, csr: crypto_x509.CertificateSigningRequest) -> None:
+def finalize(ca: acme.Client, finalize_url: str, csr: crypto_x509.CertificateSigningRequest) -> acme.Answer:
     """Hand in the CSR: DER this time, as base64url, without PEM's first and last line (section 7.4)."""
     payload = {"csr": jws.b64url(csr.public_bytes(serialization.Encoding.DER))}
     # The answer is the order, "processing" or already "valid". It need not repeat the order's URL.
-    ca.post(finalize_url, payload)
+    return ca.post(finalize_url, payload)
 
 
 def download_chain(
@@ -63,12 +63,19 @@ def issued_order(
             "the order is pending: control of the names is not yet proven", "run 05_dns_challenge.py first"
         )
     if order["status"] == "ready":
+        ordered = {i.get("value") for i in order.get("identifiers", []) if isinstance(i, dict)}
+        if ordered != set(x509.dns_names(csr)):
+            raise Usage(
+                f"the order is for {', '.join(sorted(map(str, ordered)))}, "
+                f"but the CSR for {', '.join(x509.dns_names(csr))}",
+                "run 04_new_order.py and 05_dns_challenge.py for an order of the CSR's names",
+            )
         show.step("finalize", "RFC 8555 section 7.4")
-        finalize(ca, order["finalize"], csr)
+        answer = finalize(ca, order["finalize"], csr)
     if order["status"] != "invalid":
         show.step("order: processing, then valid", "RFC 8555 section 7.1.6")
         done = ("valid", "invalid")
-        answer = ca.poll(order_url, lambda o: o["status"] in done, "CA to issue", ISSUE_TIMEOUT)
+        answer = ca.poll(order_url, lambda o: o["status"] in done, "CA to issue", ISSUE_TIMEOUT, answer)
         order = answer.object(status=str)
     if order["status"] == "invalid":
         reason = (
@@ -136,6 +143,8 @@ def main(settings: config.Settings) -> None:
         issuers=" <- ".join(x509.issuer_name(certificate) for certificate in chain),
     )
     put_in_place(state, key_pem, chain)
+    if state.exists("certificate.pfx") and not settings.iis.password_file:
+        show.warn("certificate.pfx holds the certificate before this one: run 10_pkcs12_iis.py")
     show.result(state.path("fullchain.pem"))
     show.next_step("07_install_cdn.py")
 

@@ -38,7 +38,7 @@ def shows_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair, b
     for info in answer["CertInfos"]["CertInfo"]:
         pem = info.get("ServerCertificate") or ""
         if info.get("ServerCertificateStatus") == "on" and pem:
-            return x509.split_chain(pem.encode(), domain)[0] == pair.leaf
+            return pair.is_in(pem, domain)
     return False
 
 

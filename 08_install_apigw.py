@@ -5,7 +5,7 @@ RFC     8446, 6066 section 3 (the handshake that proves it)
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [apigateway], [alibaba]
 Writes  nothing here
 Run     python 08_install_apigw.py
-Next    09_revoke.py, or leave it at that: the certificate is in use
+Next    09_revoke.py (only when the certificate must no longer be trusted), or 10_pkcs12_iis.py
 """
 
 from aliyunsdkcloudapi.request.v20160714.DescribeDomainRequest import DescribeDomainRequest
@@ -35,7 +35,7 @@ def shows_certificate(
     """Whether API Gateway says that this certificate is the domain's. (Its answer holds the private key too.)"""
     answer = gateway.call(DescribeDomainRequest, {"GroupId": group_id, "DomainName": domain}, brief)
     pem = answer.get("CertificateBody") or ""
-    return bool(pem) and x509.split_chain(pem.encode(), domain)[0] == pair.leaf
+    return pair.is_in(pem, domain)
 
 
 def main(settings: config.Settings) -> None:

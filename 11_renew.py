@@ -19,6 +19,7 @@ from cryptography import x509 as crypto_x509
 
 from common import acme, config, renewal, show, x509
 from common.failure import Failure, Usage, os_failure
+from common.install import is_revoked
 from common.state import Locked, State
 
 # Let's Encrypt takes 300 orders of an account in three hours. What is due beyond this waits for the next run.
@@ -73,13 +74,6 @@ def current_leaf(state: State) -> crypto_x509.Certificate | None:
     # 06_finalize.py puts this file in place last. Where it is missing, 06 broke off and is to go on.
     path = state.path("fullchain.pem")
     return x509.split_chain(path.read_bytes(), path)[0] if path.exists() else None
-
-
-def is_revoked(state: State, leaf: crypto_x509.Certificate) -> bool:
-    """Whether 09_revoke.py has revoked it."""
-    if not state.exists("revoked.json"):
-        return False
-    return state.read_json("revoked.json", "09_revoke.py").get("serial") == x509.serial_hex(leaf)
 
 
 def due(settings: config.Settings, record: renewal.Record, now: datetime) -> tuple[bool, str]:
@@ -138,8 +132,11 @@ def install(settings: config.Settings, record: renewal.Record) -> None:
         raise Failure("\n".join(failure.what for failure in failures), failures[0].remedy)
 
 
-def renew(settings: config.Settings, force: bool = False, dry_run: bool = False) -> str:
-    """Renew one certificate if it is due, install it where it is not; returns what was done, in words."""
+def renew(settings: config.Settings, force: bool = False, dry_run: bool = False) -> tuple[bool, str]:
+    """Renew one certificate if it is due, install it where it is not.
+
+    Returns whether there is a new certificate, and what was done, in words.
+    """
     state, now = settings.state, utc_now()
     record = renewal.load(state)
     is_due, why = due(settings, record, now)
@@ -148,19 +145,17 @@ def renew(settings: config.Settings, force: bool = False, dry_run: bool = False)
         record.save(state)
     is_due = is_due or force
     if not is_due and not missing_installs(settings, record):
-        return f"nothing to do: {why}"
+        return False, f"nothing to do: {why}"
     if (pause := record.pausing_until(now)) and not force:
         raise Waiting(
             f"{record.failures} failures in a row; the next try is not before {pause:%Y-%m-%d %H:%M} UTC. "
             f"The last one: {record.last_failure}",
             "mend that; --force tries at once",
         )
+    if dry_run and is_due:
+        return False, f"would renew: {why}"
     if dry_run:
-        return (
-            f"would renew: {why}"
-            if is_due
-            else f"would install: {', '.join(missing_installs(settings, record))}"
-        )
+        return False, f"would install: {', '.join(missing_installs(settings, record))}"
     try:
         if is_due:
             for script in ORDER_STEPS:
@@ -176,7 +171,7 @@ def renew(settings: config.Settings, force: bool = False, dry_run: bool = False)
         raise
     record.succeeded()
     record.save(state)
-    return f"renewed: {why}" if is_due else "installed what was missing"
+    return is_due, f"renewed: {why}" if is_due else "installed what was missing"
 
 
 class Waiting(Failure):
@@ -215,6 +210,8 @@ def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
         if tries == MOST_ORDERS:
             outcomes.append((file, 0, f"left for the next run, after {MOST_ORDERS} orders in this one"))
             continue
+        # What is wrong with these settings does not belong into the last one's trace.
+        show.trace_to(None)
         try:
             settings = config.load(file)
             # Two that share a folder would replace each other's certificate, night after night.
@@ -225,9 +222,9 @@ def main(files: list[Path], force: bool = False, dry_run: bool = False) -> None:
                 )
             config.begin(settings, trace=not dry_run)
             with settings.state.lock():
-                outcome = renew(settings, force, dry_run)
+                renewed, outcome = renew(settings, force, dry_run)
             outcomes.append((file, 0, outcome))
-            if outcome.startswith("renewed"):
+            if renewed:
                 tries += 1
                 show.result(settings.state.path("fullchain.pem"))
         except Locked as locked:

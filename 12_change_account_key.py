@@ -25,6 +25,7 @@ def change_key(ca: acme.Client, new_key: jws.PrivateKey) -> None:
     # The inner JWS carries no nonce; the outer one has it (section 7.3.5).
     inner_header = {"alg": jws.algorithm(new_key), "jwk": jws.jwk(new_key), "url": url}
     inner_payload = {"account": ca.kid, "oldKey": jws.jwk(ca.key)}
+    show.facts(inner={"protected": inner_header, "payload": inner_payload})
     payload: dict[str, Any] = jws.sign(new_key, inner_header, inner_payload)
     ca.post(url, payload)
 

@@ -246,16 +246,22 @@ class Client:
         raise AssertionError("unreachable")
 
     def poll(
-        self, url: str, done: Callable[[dict[str, Any]], bool], what: str, timeout: float = 120
+        self,
+        url: str,
+        done: Callable[[dict[str, Any]], bool],
+        what: str,
+        timeout: float = 120,
+        first: Answer | None = None,
     ) -> Answer:
         """Ask for a resource until done(body): at once, then from 0.25 s on ever more slowly, or as the CA says.
 
         what: for the person who waits, such as "order to be ready"
         timeout: seconds; Failure when it is over
+        first: an answer that has the resource already, so that it need not be asked for at once
         """
         deadline = time.monotonic() + timeout
         pause = 0.25
-        answer = self.post_as_get(url, brief=True)
+        answer = first or self.post_as_get(url, brief=True)
         with show.waiting(timeout) as waiting:
             while not done(answer.object(status=str)):
                 left = deadline - time.monotonic()

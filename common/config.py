@@ -246,6 +246,11 @@ def _load_section(file: Path, section: str, kind: Any, texts: dict[str, str]) ->
     values = {}
     for key, text in texts.items():
         where = f"{file}: [{section}] {key}"
+        if key not in parsers and key.startswith("access_key"):
+            raise Usage(
+                f"{where}: an access key must not stand in this file",
+                "set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or run: aliyun configure",
+            )
         if key not in parsers:
             raise Usage(f"{where}: there is no such setting", f"[{section}] has {', '.join(parsers)}")
         if not text.strip():

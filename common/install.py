@@ -25,6 +25,13 @@ class KeyPair:
     def leaf(self) -> crypto_x509.Certificate:
         return self.chain[0]
 
+    def is_in(self, pem: str, source: str) -> bool:
+        """Whether a service's PEM begins with this certificate; what cannot be read is another one."""
+        try:
+            return x509.split_chain(pem.encode(), source)[0] == self.leaf
+        except Failure:
+            return False
+
     def name_for(self, domain: str) -> str:
         """A name for this certificate on this domain: the same every time, and no other's.
 
@@ -50,6 +57,10 @@ def load_key_pair(state: State, domains: Iterable[str]) -> KeyPair:
         x509.check_dates(chain[0])
     except Failure as failure:
         raise Usage(failure.what, failure.remedy) from None
+    if is_revoked(state, chain[0]):
+        show.warn(
+            "this certificate is revoked: whoever looks that up will not trust it. For another: 02, 04, 05, 06"
+        )
     outside = [domain for domain in domains if not x509.covers(chain[0], domain)]
     if outside:
         held = ", ".join(x509.dns_names(chain[0]))
@@ -58,6 +69,13 @@ def load_key_pair(state: State, domains: Iterable[str]) -> KeyPair:
             "add the names to [certificate] domains, and get a new one: 02, 04, 05, 06",
         )
     return KeyPair(chain, x509.certificate_pem(chain).decode("ascii"), x509.traditional_private_key_pem(key))
+
+
+def is_revoked(state: State, leaf: crypto_x509.Certificate) -> bool:
+    """Whether 09_revoke.py has revoked this certificate."""
+    if not state.exists("revoked.json"):
+        return False
+    return state.read_json("revoked.json", "09_revoke.py").get("serial") == x509.serial_hex(leaf)
 
 
 def wait_until(what: str, ask: Callable[[], str | None], timeout: float = SERVED_TIMEOUT) -> None:
@@ -95,7 +113,9 @@ def wait_until_served(domain: str, pair: KeyPair, verify_at: tuple[str, int] | N
         return x509.served_chain_problem(host, at, pair.chain)
 
     wait_until(f"{domain} to serve the certificate", ask)
-    show.facts(served=f"{domain}: serial {x509.serial_hex(pair.leaf)}, chain verified")
+    show.facts(
+        served=f"{domain}: serial {x509.serial_hex(pair.leaf)}, verified up to {x509.issuer_name(pair.chain[-1])}"
+    )
 
 
 def for_each(domains: Iterable[str], *steps: Callable[[str], None]) -> None:

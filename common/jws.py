@@ -55,7 +55,7 @@ def thumbprint(key: PrivateKey) -> str:
 
 
 def jwk_thumbprint(members: dict[str, str]) -> str:
-    """Base64url of SHA-256 over a JWK's required members (RFC 7638)."""
+    """Base64url of SHA-256 over a JWK's required members, and no others (RFC 7638)."""
     # Section 3.3: members sorted by name, no white space.
     canonical = json.dumps(members, sort_keys=True, separators=(",", ":"))
     return b64url(hashlib.sha256(canonical.encode()).digest())

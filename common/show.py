@@ -39,6 +39,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 _WIDTH = 100
 _DEEPEST = 12  # levels of JSON that are shown
 _MOST_ITEMS = 6
+_LONGEST_SENTENCE = 500
 _lock = threading.RLock()
 
 
@@ -132,7 +133,7 @@ def exchange(
 
     sent, received: label -> text or JSON value, in the order to be printed
     status: "201 Created", or what went wrong when no answer came
-    kind: "acme", "alibaba" or "dns", for readers of the trace
+    kind: "acme" or "alibaba", for readers of the trace
     brief: print one line only: the second authorization teaches nothing that the first did not
     """
     if brief:
@@ -298,8 +299,9 @@ def shorten(text: str, limit: int = 72) -> str:
 
 def _shortened(value: Any) -> Any:
     if isinstance(value, str):
-        # A URL is to be read and followed; anything else this long is base64 or PEM.
-        return value if value.startswith("https://") else shorten(value)
+        # A URL is to be read and followed, and so is a sentence; anything else this long is base64 or PEM.
+        sentence = len(value) <= _LONGEST_SENTENCE and " " in value[:40] and "-----BEGIN" not in value
+        return value if value.startswith("https://") or sentence else shorten(value)
     if isinstance(value, Mapping):
         return {key: _shortened(member) for key, member in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,7 @@
 """The state folder: files that are born private, replaced whole, and never half-written."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -115,7 +116,12 @@ class State:
         with open(self.path(".lock"), "a", encoding="ascii", opener=_open_private) as file:
             try:
                 _lock_file(file)
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP):
+                    raise Failure(
+                        f"{self.folder}: this file system has no locks, which keep two scripts apart",
+                        "put [files] directory on a local disk",
+                    ) from None
                 raise Locked(
                     f"another script is at work in {self.folder}", "wait until it has ended"
                 ) from None

@@ -33,6 +33,11 @@ def new_private_key(key_type: str) -> PrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=int(key_type.removeprefix("rsa")))
 
 
+def key_type(key: PrivateKey) -> str:
+    """The type of a key, as new_private_key() takes it."""
+    return f"{'ec' if isinstance(key, ec.EllipticCurvePrivateKey) else 'rsa'}{key.key_size}"
+
+
 def private_key_pem(key: PrivateKey) -> bytes:
     """PEM as most programs want it today: PKCS#8, "BEGIN PRIVATE KEY", no passphrase."""
     return key.private_bytes(
@@ -130,7 +135,7 @@ def certificate_pem(certificates: Iterable[x509.Certificate]) -> bytes:
 
 
 def serial_hex(certificate: x509.Certificate) -> str:
-    """The serial number as CAs and openssl print it: lower-case hex, whole octets."""
+    """The serial number as CAs print it: lower-case hex, whole octets. (openssl prints the same in capitals.)"""
     text = f"{certificate.serial_number:x}"
     return "0" * (len(text) % 2) + text
 

@@ -92,7 +92,10 @@ def test_name_servers_are_addresses_with_or_without_port(tmp_path: Path, text: s
         ("[dns]\nnameservers = 127.0.0.1:99999", ["[dns] nameservers", "host:port"]),
         ("[alibaba]\ncdn_endpoint = http://cdn.aliyuncs.com", ["[alibaba] cdn_endpoint", "always HTTPS"]),
         ("[alibaba]\nregion = cn/hangzhou", ["[alibaba] region", "region id"]),
-        ("[alibaba]\naccess_key_secret = x", ["[alibaba] access_key_secret", "no such setting"]),
+        (
+            "[alibaba]\naccess_key_secret = x",
+            ["[alibaba] access_key_secret", "must not stand in this file", "ALIBABA_CLOUD_ACCESS_KEY_ID"],
+        ),
         ("[cdn]\nverify_at = 127.0.0.1", ["[cdn] verify_at", "host:port"]),
         ("[iis]\nwindows = xp", ["[iis] windows", "2025"]),
         ("no section = here", ["acme.ini", "[section]"]),

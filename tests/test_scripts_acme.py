@@ -6,6 +6,7 @@ import secrets
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,6 +248,13 @@ def test_02_keeps_the_pending_key_and_makes_the_csr_anew_for_other_names(learner
     assert "kept" in run.err
     assert (learner.state / "pending/certificate.key").read_bytes() == key
     assert names_of(csr_of(learner)) == ["www.example.test"]
+
+
+def test_02_says_when_the_pending_key_is_not_of_the_type_in_the_settings(learner: Learner) -> None:
+    learner.series("01", "02")
+    assert "and [certificate] key_type is" not in learner.run("02").err
+    learner.settings(certificate={"key_type": "ec384"})
+    assert "is rsa2048, and [certificate] key_type is ec384" in learner.run("02").err
 
 
 def test_02_refuses_the_account_key_as_certificate_key(learner: Learner) -> None:
@@ -718,13 +726,62 @@ def test_06_replaces_nothing_when_the_certificate_lacks_a_name(renewer: Learner)
 
 def test_06_says_why_the_ca_did_not_take_the_csr(renewer: Learner) -> None:
     renewer.series("02", "04")
+    # The CA refuses a CSR with the account's key, and 02 would not make it.
+    shutil.copy(renewer.state / "account.key", renewer.state / "pending/certificate.key")
+    csr = load_script("02").create_csr(
+        private_key(renewer.state / "account.key"), ["example.test", "*.example.test"]
+    )
+    (renewer.state / "pending/certificate.csr").write_bytes(csr)
     before = files_of(renewer)
-    renewer.settings(domains=["example.test", "*.example.test", "more.example.test"])
-    renewer.run("02")
     run = renewer.run("06", code=1)
     assert "error: POST" in run.err
     assert "what to do:" in run.err
     assert files_of(renewer) == before
+
+
+def test_06_does_not_ask_for_other_names_than_were_ordered(renewer: Learner) -> None:
+    renewer.series("02", "04")
+    before = files_of(renewer)
+    renewer.settings(domains=["example.test", "*.example.test", "more.example.test"])
+    renewer.run("02")
+    run = renewer.run("06", code=2)
+    assert "but the CSR for example.test, *.example.test, more.example.test" in run.err
+    assert "run 04_new_order.py" in run.err
+    assert files_of(renewer) == before
+
+
+def test_06_does_not_poll_before_the_moment_that_finalize_asked_for() -> None:
+    """finalize answers "processing" and Retry-After: the first question comes after that."""
+    script, asked = load_script("06"), []
+    later = {"status": "valid", "certificate": "https://ca.example/certificate"}
+    ca = acme.Client.__new__(acme.Client)
+    ca.post = lambda *_: SimpleNamespace(  # type: ignore[method-assign]
+        object=lambda **_: {"status": "processing"}, body={"status": "processing"}, retry_after=0.5
+    )
+    ready = {
+        "status": "ready",
+        "finalize": "https://ca.example/finalize",
+        "identifiers": [{"value": "a.example"}],
+    }
+
+    def post_as_get(url: str, brief: bool = False) -> Any:
+        asked.append(time.monotonic())
+        body = ready if len(asked) == 1 else later
+        return SimpleNamespace(object=lambda **_: body, body=body, retry_after=None)
+
+    ca.post_as_get = post_as_get  # type: ignore[method-assign]
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.load_pem_x509_csr(load_script("02").create_csr(key, ["a.example"]))
+    assert script.issued_order(ca, "https://ca.example/order", csr) == later
+    assert asked[1] - asked[0] >= 0.5
+
+
+def test_06_says_that_a_pfx_has_become_old(renewer: Learner) -> None:
+    renewer.series("02", "04", "06")
+    (renewer.state / "certificate.pfx").write_bytes(b"of the certificate before")
+    renewer.series("02", "04")
+    renewer.settings(iis={"password_file": None})
+    assert "run 10_pkcs12_iis.py" in renewer.run("06").err
 
 
 def test_06_names_the_script_that_makes_a_missing_file_of_the_order(renewer: Learner) -> None:

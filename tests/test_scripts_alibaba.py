@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import json
 import queue
 import re
 import signal
@@ -10,6 +11,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from common import acme, jws
+from common import acme, install, jws
 from common.failure import Failure
 from lab import Lab
 from lab.alibaba import Call
@@ -451,6 +453,24 @@ def test_05_cleans_up_after_a_kill_although_the_order_is_another_one_now(
     assert not (learner.state / JOURNAL).exists()
 
 
+@pytest.mark.parametrize("change", ["order gone", "by hand now"])
+def test_05_takes_an_interrupted_run_s_records_back_although_it_has_nothing_to_prove_with_them(
+    orderer: Callable[..., Learner], lab: Lab, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    learner = orderer("www.example.test")
+    before = dns_contents(lab)
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.dns_servers[1], "lag", NEVER)
+        kill_while_waiting(learner)
+    assert len(dns_contents(lab) - before) == 1
+    (learner.state / "pending/order.json").unlink()
+    if change == "by hand now":
+        learner.settings(dns={"provider": "manual"})
+    assert "run 04_new_order.py first" in learner.run("05", code=2).err
+    assert dns_contents(lab) == before
+    assert not (learner.state / JOURNAL).exists()
+
+
 @pytest.mark.parametrize("action", ["AddDomainRecord", "DeleteDomainRecord"])
 def test_05_understands_what_a_lost_answer_leaves_behind(
     orderer: Callable[..., Learner], lab: Lab, calls: Callable[..., list[Call]], action: str
@@ -721,6 +741,31 @@ def test_a_second_install_sets_nothing(
     assert len(calls(action)) == 1
     assert second.out == first.out
     assert "this one already" in second.err
+
+
+@each_installer
+def test_a_certificate_at_the_service_that_cannot_be_read_is_replaced(
+    number: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script(number)
+    pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    info = {"ServerCertificateStatus": "on", "ServerCertificate": pem}
+    answer = {"CertInfos": {"CertInfo": [info]}, "CertificateBody": pem}
+    cloud = SimpleNamespace(call=lambda *_: answer)
+    pair = install.KeyPair([], "", "")
+    asked = (
+        [cloud, "www.example.test", pair] if number == "07" else [cloud, "group", "www.example.test", pair]
+    )
+    assert script.shows_certificate(*asked) is False
+
+
+@each_installer
+def test_a_revoked_certificate_is_installed_with_a_word_about_it(holder: Learner, number: str) -> None:
+    assert "is revoked" not in holder.run(number).err
+    (holder.state / "revoked.json").write_text(
+        json.dumps({"serial": holder.serial(), "reason": "unspecified"})
+    )
+    assert "note: this certificate is revoked" in holder.run(number).err
 
 
 @each_installer

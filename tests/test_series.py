@@ -168,7 +168,8 @@ def test_the_series_holds_with_a_ca_that_is(
     assert dns_contents(lab) == before
     assert lab.pebble.certificate_status(learner.chain()[0].serial_number)["Status"] == "Revoked"
     assert len(learner.chain()) == 1 + options.get("chain_length", 1)
-    if "nonce_reject" in options:
+    # With a fifth, one series in a hundred meets none that is refused.
+    if options.get("nonce_reject") == 50:
         assert any("badNonce: signed again" in run.err for run in runs.values())
 
 

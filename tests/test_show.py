@@ -47,6 +47,16 @@ def test_a_brief_exchange_is_one_line(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_sentence_is_shown_whole(capsys: pytest.CaptureFixture[str]):
+    detail = (
+        "The key authorization file from the server did not match this challenge: expected one, got another"
+    )
+    exchange({}, {"body": {"detail": detail, "pem": "-----BEGIN A THING-----" + "A" * 500}})
+    printed = capsys.readouterr().err
+    assert detail in printed
+    assert "A" * 100 not in printed
+
+
 def test_long_text_is_shortened_with_its_length_and_long_lists_with_their_count(
     capsys: pytest.CaptureFixture[str],
 ):
