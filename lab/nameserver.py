@@ -287,7 +287,7 @@ class Snapshot:
             origin = dns.name.Name(name.labels[depth:])
             if origin in self._zone_names:
                 records = self._store.records(self._zone_names[origin], at=self._at)
-                return Zone(origin, records, self._serial())
+                return _zone(origin, tuple(records), self._serial())
             if origin == _zone_origin(LAB_ZONE):
                 return _lab_zone()
         return None
@@ -398,6 +398,12 @@ def _owner(rr: str, origin: dns.name.Name) -> dns.name.Name:
 @functools.lru_cache(maxsize=4096)
 def _zone_origin(zone: str) -> dns.name.Name:
     return dns.name.from_text(zone)
+
+
+@functools.lru_cache(maxsize=64)
+def _zone(origin: dns.name.Name, records: tuple[Record, ...], serial: int) -> Zone:
+    """A zone that was asked for in this second already, and has not changed, is not made again."""
+    return Zone(origin, records, serial)
 
 
 @functools.lru_cache(maxsize=1)
