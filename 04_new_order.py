@@ -95,12 +95,12 @@ def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> di
     return None
 
 
-def main(settings: config.Settings) -> None:
+def main(settings: config.Settings, ca: acme.Client | None = None) -> None:
     state = settings.state
     csr_path = state.path("pending/certificate.csr")
     csr = x509.load_csr(state.read("pending/certificate.csr", "02_create_cert_key_csr.py"), csr_path)
     domains = x509.dns_names(csr)
-    ca = acme.account_client(settings)
+    ca = ca or acme.account_client(settings)
     check_profile(ca, settings.acme.profile)
 
     if state.exists("pending/order.json"):

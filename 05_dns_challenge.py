@@ -11,7 +11,7 @@ Next    06_finalize.py
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from common.journal import Entry, Journal
 
 JOURNAL = "pending/dns_records.json"
 AT_ONCE = 10  # calls in flight; Alibaba Cloud DNS takes 60 changes a second
+AT_ONCE_AT_CA = 4  # requests in flight; each beyond the first begins with a handshake and a nonce of its own
 VALIDATION_TIMEOUT = 300  # seconds for the CA to look at every record
 # What DeleteDomainRecord says when there is nothing to delete any more.
 ALREADY_GONE = ("DomainRecordNotBelongToUser", "InvalidRecordId.NotFound", "DomainRecordNotExist")
@@ -56,15 +57,18 @@ def is_token(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value) is not None
 
 
+def side_by_side(ask: Callable[[Any, bool], acme.Answer], items: Sequence[Any]) -> list[acme.Answer]:
+    """ask(item, brief) for each item, some at once. The first is shown whole; the others are alike."""
+    # A second connection takes three round trips before it is of use: for a few requests, one is as quick.
+    with ThreadPoolExecutor(min(AT_ONCE_AT_CA, len(items) // 4 + 1)) as pool:
+        return list(pool.map(ask, items, [number > 0 for number in range(len(items))]))
+
+
 def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[Challenge]:
     """The dns-01 challenge of every authorization that is not yet valid."""
     thumbprint = jws.thumbprint(ca.key)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        # The first one is shown whole; the others are alike.
-        answers = pool.map(
-            lambda n: ca.post_as_get(authorization_urls[n], brief=n > 0), range(len(authorization_urls))
-        )
-        authorizations = [answer.object(status=str, identifier=dict, challenges=list) for answer in answers]
+    answers = side_by_side(ca.post_as_get, authorization_urls)
+    authorizations = [answer.object(status=str, identifier=dict, challenges=list) for answer in answers]
     challenges: list[Challenge] = []
     for authorization in authorizations:
         domain = authorization["identifier"].get("value")
@@ -265,8 +269,7 @@ def prove(
         dns.wait_until_visible(wanted, servers, settings.dns.timeout or (300 if publisher else 3600))
 
     show.step("challenges", "RFC 8555 section 7.5.1")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(lambda n: respond(ca, challenges[n], brief=n > 0), range(len(challenges))))
+    answers = side_by_side(lambda challenge, brief: respond(ca, challenge, brief), challenges)
     # Some CAs look before they answer.
     if any(isinstance(answer.body, dict) and answer.body.get("status") == "invalid" for answer in answers):
         # Some leave such an order "pending", and then 04_new_order.py would go on with it for ever.
@@ -302,14 +305,14 @@ def why_invalid(ca: acme.Client, order: dict[str, Any]) -> Failure:
     return Failure("\n".join(lines), f"{remedy}; then run 04_new_order.py and this again")
 
 
-def main(settings: config.Settings) -> None:
+def main(settings: config.Settings, ca: acme.Client | None = None) -> None:
     state, alidns = settings.state, settings.dns.provider == "alidns"
     abandoned = state.exists(JOURNAL) and not (alidns and state.exists("pending/order.json"))
     # Records of an interrupted run, whose order is no more: nothing below would take them back.
     if abandoned and (failure := Publisher(settings).clean_up()):
         raise failure
     saved = state.read_json("pending/order.json", "04_new_order.py", order_url=str)
-    ca = acme.account_client(settings)
+    ca = ca or acme.account_client(settings)
     publisher = Publisher(settings) if alidns else None
     with records_taken_back(publisher):
         show.step("order", "RFC 8555 section 7.1.3")

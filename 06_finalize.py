@@ -101,7 +101,7 @@ def put_in_place(state: State, key_pem: bytes, chain: list[crypto_x509.Certifica
     state.remove(*PENDING)
 
 
-def main(settings: config.Settings) -> None:
+def main(settings: config.Settings, ca: acme.Client | None = None) -> None:
     state = settings.state
     begun = any(state.exists(name) for name in PENDING)
     if not begun and state.exists("certificate.pem"):
@@ -118,7 +118,7 @@ def main(settings: config.Settings) -> None:
     csr = x509.load_csr(csr_pem, state.path("pending/certificate.csr"))
 
     show.step("order", "RFC 8555 section 7.1.3")
-    ca = acme.account_client(settings)
+    ca = ca or acme.account_client(settings)
     order = issued_order(ca, saved["order_url"], csr)
 
     show.step("certificate", "RFC 8555 section 7.4.2")

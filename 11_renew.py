@@ -24,7 +24,7 @@ from common.state import Locked, State
 
 # Let's Encrypt takes 300 orders of an account in three hours. What is due beyond this waits for the next run.
 MOST_ORDERS = 250
-ORDER_STEPS = ("02_create_cert_key_csr", "04_new_order", "05_dns_challenge", "06_finalize")
+ORDER_STEPS = ("04_new_order", "05_dns_challenge", "06_finalize")
 
 
 def utc_now() -> datetime:
@@ -110,10 +110,10 @@ def missing_installs(settings: config.Settings, record: renewal.Record) -> dict[
     return {script: what for script, what in missing.items() if record.installed.get(script) != what}
 
 
-def take_step(script: str, settings: config.Settings) -> None:
+def take_step(script: str, settings: config.Settings, **given: acme.Client) -> None:
     """Do what a person would do by running that script."""
     with show.part(script):
-        importlib.import_module(script).main(settings)
+        importlib.import_module(script).main(settings, **given)
 
 
 def install(settings: config.Settings, record: renewal.Record) -> None:
@@ -158,8 +158,11 @@ def renew(settings: config.Settings, force: bool = False, dry_run: bool = False)
         return False, f"would install: {', '.join(missing_installs(settings, record))}"
     try:
         if is_due:
+            take_step("02_create_cert_key_csr", settings)
+            # Each would connect to the CA by itself, and ask for the directory and a nonce again.
+            ca = acme.account_client(settings)
             for script in ORDER_STEPS:
-                take_step(script, settings)
+                take_step(script, settings, ca=ca)
         # The old certificate is served until this one is; should an install fail, the next run goes on here.
         install(settings, record)
     except Usage:
