@@ -164,6 +164,7 @@ class Client:
         self._nonces: list[str] = []
         self._lock = threading.Lock()
         self._brief = brief
+        show.explain("directory")
         self.directory = self.get(directory_url, brief).object()
 
     def url(self, resource: str) -> str:
@@ -181,6 +182,7 @@ class Client:
 
     def fetch_nonce(self) -> None:
         """Ask for a nonce, and keep it for the next request (RFC 8555 section 7.2)."""
+        show.explain("newNonce")
         answer = self._until_answered(lambda: self._exchange("HEAD", self.url("newNonce"), brief=self._brief))
         if "Replay-Nonce" not in answer.headers:
             raise Failure(f"{answer.url}: the CA's newNonce gave no Replay-Nonce", REMEDIES["serverInternal"])
@@ -242,6 +244,7 @@ class Client:
             except Problem as problem:
                 if problem.type != "badNonce" or attempt == BAD_NONCE_TRIES:
                     raise
+                show.explain("badNonce")
                 show.say(f"    badNonce: signed again with the nonce of this answer (try {attempt + 1})")
         raise AssertionError("unreachable")
 

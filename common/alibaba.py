@@ -172,6 +172,7 @@ class Client:
             "action": f"{action} ({request.get_product()} {request.get_version()})",
             "parameters": dict(parameters),
         }
+        show.explain(action)
         started = time.monotonic()
         self._answer.value = None
         reason = ""

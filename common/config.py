@@ -286,9 +286,9 @@ def run(
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     options = vars(_parser(docstring, add_options).parse_args())
-    file, quiet = options.pop("config"), options.pop("quiet")
+    file, quiet, explaining = (options.pop(name) for name in ("config", "quiet", "explain"))
     with _errors_in_words():
-        show.start(Path(sys.argv[0]).stem, quiet=quiet)
+        show.start(Path(sys.argv[0]).stem, quiet=quiet, explaining=explaining)
         if not one_settings_file:
             main(options.pop("files") or [file or _default_file()], **options)
             return
@@ -335,13 +335,15 @@ def _errors_in_words() -> Iterator[None]:
 def _parser(docstring: str | None, add_options: AddOptions | None) -> argparse.ArgumentParser:
     more = " …" if add_options else ""
     parser = argparse.ArgumentParser(
-        usage=f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet]{more}",
+        usage=f"python {Path(sys.argv[0]).name} [--config FILE] [--quiet | --explain]{more}",
         description=docstring,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = "settings file; else $ACME_CONFIG, ./acme.ini, ./lab.ini"
     parser.add_argument("--config", type=Path, metavar="FILE", help=where)
-    parser.add_argument("--quiet", action="store_true", help="print the result and errors only")
+    narration = parser.add_mutually_exclusive_group()
+    narration.add_argument("--quiet", action="store_true", help="print the result and errors only")
+    narration.add_argument("--explain", action="store_true", help="say before each call what it is for")
     if add_options:
         add_options(parser)
     return parser

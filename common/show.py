@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -48,14 +49,17 @@ class _Output:
 
     script = ""
     quiet = False
+    explaining = False
+    explained: frozenset[str] = frozenset()
     results = True
     trace: Path | None = None
     secrets: tuple[str, ...] = ()
 
 
-def start(script: str, quiet: bool = False, trace: Path | None = None) -> None:
+def start(script: str, quiet: bool = False, trace: Path | None = None, explaining: bool = False) -> None:
     """Begin the narration of one script, such as "03_new_account"."""
     _Output.script, _Output.quiet, _Output.trace = script, quiet, trace
+    _Output.explaining, _Output.explained = explaining, frozenset()
 
 
 def trace_to(path: Path | None) -> None:
@@ -117,6 +121,23 @@ def step(title: str, source: str = "") -> None:
     """The heading of a call: its name, and where it is described."""
     number = _Output.script[:2]
     say(f"\n{number}  {title:<55} {source}".rstrip(), "bold")
+    # Without the domain, or the version, that it is about.
+    explain(re.sub(r"^.*: | \d{4}$", "", title))
+
+
+def explain(topic: str) -> None:
+    """With --explain: what a teacher would say of a step or a call, the first time that a run comes to it."""
+    if not _Output.explaining:
+        return
+    from common.explain import EXPLANATIONS
+
+    with _lock:
+        if topic in _Output.explained:
+            return
+        _Output.explained |= {topic}
+    if topic in EXPLANATIONS:
+        lines = textwrap.wrap(EXPLANATIONS[topic], _WIDTH)
+        say("\n".join(f"    | {line}" for line in lines), "italic")
 
 
 def exchange(
