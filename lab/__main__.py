@@ -2,6 +2,7 @@
 
 python3 lab demo    run every script in order against a lab of its own, and check each result from outside
 python3 lab up      start the lab and stay, for the scripts typed in a second terminal; Ctrl-C ends it
+python3 lab check   look at what you have done in that lab, step by step, and give hints; --watch goes on looking
 python3 lab faults  list the faults that the lab can make: up --fault NAME; --matrix tries all of them
 python3 lab test    run the tests; what follows goes to pytest
 
@@ -53,6 +54,10 @@ def run(arguments: "list[str]") -> int:
     if options.command == "faults":
         return list_or_try_faults(options.matrix, arguments)
     bootstrap.enter_virtual_environment(["requirements.txt"], arguments)
+    if options.command == "check":
+        from lab import check
+
+        return check.run(options)
     bootstrap.ensure_pebble()
     if options.command == "demo":
         from lab import demo
@@ -91,7 +96,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | up | faults | test")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="demo | up | check | faults | test"
+    )
 
     demo = commands.add_parser("demo", help="run every script, check each result from outside")
     demo.add_argument("--domains", metavar="NAMES", help="names for the certificate, comma separated")
@@ -122,6 +129,10 @@ def parser() -> argparse.ArgumentParser:
         "--fault", action="append", default=[], metavar="NAME", help="a fault; python3 lab faults lists them"
     )
     up.add_argument("--directory", metavar="DIR", help="where lab.ini and the state go, else the repository")
+
+    check = commands.add_parser("check", help="look at what you have done in the lab, and give hints")
+    check.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
+    check.add_argument("--directory", metavar="DIR", help="where lab.ini is, else the repository")
 
     faults = commands.add_parser("faults", help="list the faults that the lab can make")
     faults.add_argument(

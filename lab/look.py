@@ -177,7 +177,9 @@ def key_name(key: Any) -> str:
 
 
 def short_serial(certificate: x509.Certificate) -> str:
-    return f"{certificate.serial_number:x}"[:8] + "…"
+    """The beginning of the serial number, whole octets in hex, as the scripts print it."""
+    text = f"{certificate.serial_number:x}"
+    return f"{'0' * (len(text) % 2)}{text}"[:8] + "…"
 
 
 def mode_beyond(path: Path, allowed: int) -> str | None:
