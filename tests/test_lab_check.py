@@ -435,22 +435,22 @@ def test_an_account_whose_end_only_one_side_knows(learner: Learner):
 
 
 def test_the_command_prints_a_line_a_step_and_a_hint_below_what_is_wrong(
-    holder: Learner, capsys: pytest.CaptureFixture[str]
+    learner: Learner, capsys: pytest.CaptureFixture[str]
 ):
-    folder = folder_of_up(holder)
+    folder = folder_of_up(learner)
+    open_account(learner)
     assert check(folder) == 0
-    printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()[:6]] == ["done"] * 6
-    assert printed.splitlines()[-1] == "6 done, 7 not yet"
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[:3]] == ["done", "not", "done"]
+    assert printed[-1] == "2 done, 11 not yet"
 
-    replace(holder.state / "certificate.key", new_key())
+    replace(learner.state / "account.key", new_key())
     assert check(folder) == 1
-    printed = capsys.readouterr().out
-    assert (
-        "\nwrong    06  certificate             certificate.key is not the key of fullchain.pem\n" in printed
-    )
-    assert "\n         hint  a server would not start with these two" in printed
-    assert printed.splitlines()[-1] == "5 done, 1 wrong, 7 not yet"
+    printed = capsys.readouterr().out.splitlines()
+    text = "account.json names an account, but the CA has none for account.key"
+    assert printed[2] == f"wrong    03  account                 {text}"
+    assert printed[3].startswith("         hint  an account belongs to a key")
+    assert printed[-1] == "1 done, 1 wrong, 11 not yet"
 
 
 def test_no_secret_is_printed(holder: Learner, capsys: pytest.CaptureFixture[str]):
