@@ -195,6 +195,20 @@ def _cname(name: str, servers: tuple[NameServer, ...]) -> str | None:
 
 def _ask(name: str, kind: str, server: NameServer) -> dns.message.Message | str:
     """One question to one server, by TCP when UDP is too small; a text when there is no usable answer."""
+    started = time.monotonic()
+    answer = _query(name, kind, server)
+    status, told = answer, []
+    if isinstance(answer, dns.message.Message):
+        status = dns.rcode.to_text(answer.rcode())
+        told = [line for rrset in answer.answer for line in rrset.to_text().splitlines()]
+    show.unsaid_exchange(
+        "QUERY", f"dns:{name}?type={kind}", {"name": name, "type": kind, "server": str(server)},
+        str(status), {"answer": told}, time.monotonic() - started, "dns",
+    )  # fmt: skip
+    return answer
+
+
+def _query(name: str, kind: str, server: NameServer) -> dns.message.Message | str:
     # RD off: this server knows the answer itself, or it is not the one to ask.
     query = dns.message.make_query(name, kind, flags=0, use_edns=0, payload=1232)
     try:

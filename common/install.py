@@ -101,6 +101,16 @@ def wait_until_served(domain: str, pair: KeyPair, verify_at: tuple[str, int] | N
     at = verify_at or (host, 443)
 
     def ask() -> str | None:
+        started = time.monotonic()
+        missing = look()
+        show.unsaid_exchange(
+            "TLS", f"https://{host}/", {"address": f"{at[0]}:{at[1]}", "server name": host},
+            missing or "verified", {} if missing else {"serial": x509.serial_hex(pair.leaf)},
+            time.monotonic() - started, "tls",
+        )  # fmt: skip
+        return missing
+
+    def look() -> str | None:
         try:
             served = x509.served_certificate(host, at)
         except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 Everything goes to standard error, except result(): that is what a pipe gets. Whatever leaves through this module
 passes clean() first, so a caller cannot forget to hide a secret, only to register it with secret().
+The trace, one JSON object a line, is described in docs/trace.md.
 """
 
 import base64
@@ -48,6 +49,8 @@ class _Output:
     """What start() settled: which script speaks, whether it is quiet, where the trace goes."""
 
     script = ""
+    step = ""
+    source = ""
     quiet = False
     explaining = False
     explained: frozenset[str] = frozenset()
@@ -60,6 +63,7 @@ def start(script: str, quiet: bool = False, trace: Path | None = None, explainin
     """Begin the narration of one script, such as "03_new_account"."""
     _Output.script, _Output.quiet, _Output.trace = script, quiet, trace
     _Output.explaining, _Output.explained = explaining, frozenset()
+    _Output.step = _Output.source = ""
 
 
 def trace_to(path: Path | None) -> None:
@@ -72,10 +76,12 @@ def part(script: str) -> Iterator[None]:
     """Narrate as another script that is a part of this one: its result is only a step, and so is narration."""
     before = _Output.script
     _Output.script, _Output.results = script, False
+    _Output.step = _Output.source = ""
     try:
         yield
     finally:
         _Output.script, _Output.results = before, True
+        _Output.step = _Output.source = ""
 
 
 @contextlib.contextmanager
@@ -119,6 +125,7 @@ def say(text: str, style: str = "") -> None:
 
 def step(title: str, source: str = "") -> None:
     """The heading of a call: its name, and where it is described."""
+    _Output.step, _Output.source = title, source
     number = _Output.script[:2]
     say(f"\n{number}  {title:<55} {source}".rstrip(), "bold")
     # Without the domain, or the version, that it is about.
@@ -162,10 +169,31 @@ def exchange(
         say(f"--> {method} {what} <-- {status}")
     else:
         say("\n".join([f"--> {method} {url}", *_fields(sent), f"<-- {status}", *_fields(received)]))
-    _append_to_trace(
-        {"kind": kind, "method": method, "url": url, "sent": sent, "status": status, "received": received},
-        seconds,
-    )
+    unsaid_exchange(method, url, sent, status, received, seconds, kind)
+
+
+def unsaid_exchange(
+    method: str,
+    url: str,
+    sent: Mapping[str, Any],
+    status: str,
+    received: Mapping[str, Any],
+    seconds: float,
+    kind: str,
+) -> None:
+    """Write an exchange to the trace only: of a DNS question or a TLS handshake, a line is told by who asks.
+
+    kind: also "dns" and "tls"; the rest as in exchange()
+    """
+    record = {
+        "kind": kind,
+        "method": method,
+        "url": url,
+        "sent": sent,
+        "status": status,
+        "received": received,
+    }
+    _append_to_trace(record, seconds)
 
 
 def facts(**values: Any) -> None:
@@ -175,6 +203,12 @@ def facts(**values: Any) -> None:
 
 def wrote(path: Path) -> None:
     say(f"wrote {_relative(path)}", "green")
+    # The trace may be shown to others: where on this machine the state folder is, is not for them.
+    folder = _Output.trace.parent if _Output.trace else path.parent
+    inside = path.is_relative_to(folder)
+    _append_to_trace(
+        {"kind": "wrote", "file": path.relative_to(folder).as_posix() if inside else path.name}, 0
+    )
 
 
 def kept(path: Path, why: str) -> None:
@@ -350,7 +384,15 @@ def _append_to_trace(record: dict[str, Any], seconds: float) -> None:
     if not _Output.trace:
         return
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    whole = {"time": now, "script": _Output.script, "seconds": round(seconds, 4), **record}
+    whole = {
+        "time": now,
+        "run": os.getpid(),
+        "script": _Output.script,
+        "step": _Output.step,
+        "source": _Output.source,
+        "seconds": round(seconds, 4),
+        **record,
+    }
     line = json.dumps(_without_secrets(whole))
     with _lock, contextlib.suppress(OSError):
         # The trace is a convenience: a full disk must not stop a script that could still clean up.

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -102,6 +103,27 @@ def test_the_trace_holds_every_exchange_even_when_quiet_or_brief(tmp_path: Path)
     assert second["what"] == "it broke"
 
 
+def test_the_trace_says_which_run_and_which_step_a_record_belongs_to(tmp_path: Path):
+    show.start("04_new_order", trace=tmp_path / "trace.jsonl")
+    show.step("newOrder", "RFC 8555 section 7.4")
+    exchange({}, {})
+    show.wrote(tmp_path / "pending" / "order.json")
+    with show.part("05_dns_challenge"):
+        exchange({}, {})
+    first, second, third = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    assert (first["step"], first["source"]) == ("newOrder", "RFC 8555 section 7.4")
+    assert (second["kind"], second["file"]) == ("wrote", "pending/order.json")
+    assert (third["script"], third["step"]) == ("05_dns_challenge", "")
+    assert {first["run"], second["run"], third["run"]} == {os.getpid()}
+
+
+def test_an_unsaid_exchange_is_traced_and_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    show.start("05_dns_challenge", trace=tmp_path / "trace.jsonl")
+    show.unsaid_exchange("QUERY", "dns:x?type=TXT", {"name": "x"}, "NOERROR", {"answer": []}, 0.1, "dns")
+    assert capsys.readouterr().err == ""
+    assert json.loads((tmp_path / "trace.jsonl").read_text())["url"] == "dns:x?type=TXT"
+
+
 FORMS = {
     "plain": SECRET,
     "base64": base64.b64encode(SECRET.encode()).decode(),
@@ -124,6 +146,9 @@ def test_a_registered_secret_appears_in_no_form_and_nowhere(
     show.result(f"result {form}")
     show.failure(Failure(f"failure {form}", f"remedy {form}"))
     show.exchange("POST", f"https://x/?q={form}", {"a": {"b": [form]}}, form, {"body": form}, 0, "alibaba")
+    show.unsaid_exchange("QUERY", f"dns:{form}", {"name": form}, form, {"answer": [form]}, 0, "dns")
+    show.step(f"step {form}", f"source {form}")
+    show.wrote(tmp_path / quote(form, safe=""))
     with show.waiting(10) as waiting:
         waiting.update(form)
     printed = capsys.readouterr()
