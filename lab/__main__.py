@@ -3,6 +3,7 @@
 python3 lab demo    run every script in order against a lab of its own, and check each result from outside
 python3 lab up      start the lab and stay, for the scripts typed in a second terminal; Ctrl-C ends it
 python3 lab check   look at what you have done in that lab, step by step, and give hints; --watch goes on looking
+python3 lab report  draw what a state folder's trace.jsonl tells, as one HTML file
 python3 lab faults  list the faults that the lab can make: up --fault NAME; --matrix tries all of them
 python3 lab test    run the tests; what follows goes to pytest
 
@@ -58,6 +59,10 @@ def run(arguments: "list[str]") -> int:
         from lab import check
 
         return check.run(options)
+    if options.command == "report":
+        from lab.page import report
+
+        return report.run(options)
     bootstrap.ensure_pebble()
     if options.command == "demo":
         from lab import demo
@@ -97,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python3 lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="demo | up | check | faults | test"
+        dest="command", required=True, metavar="demo | up | check | report | faults | test"
     )
 
     demo = commands.add_parser("demo", help="run every script, check each result from outside")
@@ -133,6 +138,10 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="look at what you have done in the lab, and give hints")
     check.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     check.add_argument("--directory", metavar="DIR", help="where lab.ini is, else the repository")
+
+    report = commands.add_parser("report", help="draw what a state folder's trace tells, as one HTML file")
+    report.add_argument("state", metavar="STATE", help="the folder that [files] directory names")
+    report.add_argument("-o", dest="output", metavar="FILE", help="else STATE/report.html")
 
     faults = commands.add_parser("faults", help="list the faults that the lab can make")
     faults.add_argument(

@@ -1,0 +1,436 @@
+// Draws what the scripts do: each exchange an arrow between two lanes, and beside them the state of the world.
+// What it draws are the records of a trace (docs/trace.md). A report brings them along, in an element of the page;
+// the lab's server sends them as they happen. Whatever they hold becomes text, never markup.
+"use strict";
+
+const LANES = ["You", "CA", "DNS", "AliDNS", "CDN", "API Gateway"];
+const [YOU, CA, DNS, ALIDNS, CDN, API_GATEWAY] = LANES.keys();
+const LANE_OF_PRODUCT = { Alidns: ALIDNS, Cdn: CDN, CloudAPI: API_GATEWAY };
+
+// What it is -> where it is described, and what it is for.
+const MEANING = {
+  "directory": ["RFC 8555 section 7.1.1", "The one address of a CA that a client has to know: here the CA lists all others."],
+  "newNonce": ["RFC 8555 section 7.2", "Asks for a nonce, a number used once. The CA takes each in one request only, so nobody can send a request of yours a second time."],
+  "newAccount": ["RFC 8555 section 7.3", "Makes the account, or finds it. This request carries the public key itself; from the answer on, the account's URL, the “kid”, stands for it."],
+  "account": ["RFC 8555 section 7.3.2", "Reads the account, or changes it."],
+  "newOrder": ["RFC 8555 section 7.4", "Orders a certificate for these names. The CA answers with one authorization for each name, to be proven, and with the address that takes the CSR at the end."],
+  "order": ["RFC 8555 section 7.1.6", "Reads the order: pending until every name is proven, ready for the CSR, processing, and valid when there is a certificate."],
+  "authorization": ["RFC 8555 section 7.5", "Reads what the CA wants to see for one name: a choice of challenges, each with a token."],
+  "challenge": ["RFC 8555 section 7.5.1", "Tells the CA that the proof is in place and it may look now. The payload is an empty object, for the CA knows the rest."],
+  "finalize": ["RFC 8555 section 7.4", "Hands over the CSR: the certificate's public key and its names, signed by the certificate's own key, which never leaves your machine."],
+  "certificate": ["RFC 8555 section 7.4.2", "Downloads the certificate with the chain of its issuers, in PEM."],
+  "revokeCert": ["RFC 8555 section 7.6", "Tells the CA that the certificate is to be trusted no longer."],
+  "keyChange": ["RFC 8555 section 7.3.5", "Replaces the account's key. The new key signs the inner message, the old key the outer one: both have to agree."],
+  "renewalInfo": ["RFC 9773 section 4", "Asks when the CA suggests to renew. Nothing of it is secret, so it is neither signed nor a POST."],
+
+  "TXT": ["RFC 8555 section 8.4", "Is the proof to be seen? Every authoritative server is asked, because the CA looks once, and any of them may be the one it asks."],
+  "CNAME": ["RFC 1034 section 3.6.2", "Does the challenge's name lead to another zone? Then the proof belongs there."],
+  "CA looks": ["RFC 8555 section 8.4", "The CA's own question: is the value that only you could compute at this name?"],
+
+  "DescribeDomains": ["Alidns 2015-01-09", "Lists the zones of the Alibaba Cloud account, to find the one that holds each name."],
+  "AddDomainRecord": ["Alidns 2015-01-09", "Puts the proof into the zone: a TXT record beside whatever is there."],
+  "DescribeDomainRecords": ["Alidns 2015-01-09", "Looks for a record whose RecordId was never heard, because the answer got lost."],
+  "DeleteDomainRecord": ["Alidns 2015-01-09", "Takes back exactly the record that was added, by its RecordId."],
+  "SetCdnDomainSSLCertificate": ["Cdn 2018-05-10", "Hands certificate and private key to the CDN. That it answers 200 does not mean that it serves them."],
+  "DescribeDomainCertificateInfo": ["Cdn 2018-05-10", "Asks which certificate the CDN has for the domain."],
+  "SetDomainCertificate": ["CloudAPI 2016-07-14", "Hands certificate and private key to the API Gateway."],
+  "DescribeDomain": ["CloudAPI 2016-07-14", "Asks which certificate the API Gateway has for the domain."],
+  "TLS handshake": ["RFC 8446, RFC 6066 section 3", "Connects as a browser would, and looks: the new certificate, its chain, its dates, its name?"],
+
+  "account.key": ["RFC 8555 section 6.2", "The account's private key. Whoever has it is you, for the CA. It stays on your machine."],
+  "account.json": ["RFC 8555 section 7.3", "The account's URL, and the CA that it belongs to."],
+  "pending/certificate.key": ["RFC 8555 section 11.1", "The private key of the certificate to come. It is never the account's."],
+  "pending/certificate.csr": ["RFC 2986", "The certificate signing request: the public key and the names, signed."],
+  "pending/order.json": ["RFC 8555 section 7.1.3", "The order's URL, so that the next script finds it."],
+  "certificate.pfx": ["RFC 7292", "Key and chain in one file, behind a password, as Windows wants them."],
+};
+
+// What a CA says of a resource: status -> how good that is.
+const MOODS = {
+  valid: "good", ready: "good", issued: "good", verified: "good",
+  pending: "wait", processing: "wait",
+  invalid: "bad", revoked: "bad", expired: "bad", deactivated: "bad",
+};
+
+const AT_ONCE = 200;  // milliseconds
+const MOST_SHOWN = 25;  // exchanges of one row
+
+const page = (id) => document.getElementById(id);
+const list = (value) => (Array.isArray(value) ? value : []);
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+function element(tag, className, ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children.filter((child) => child !== undefined && child !== ""));
+  return made;
+}
+
+function icon(name, label) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#${name}`);
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", label);
+  svg.append(use);
+  return svg;
+}
+
+
+// What the records say of the world. An ACME client learns every URL from an answer, and so does this page.
+
+const resources = new Map();  // URL -> "directory", "order", …
+const acme = { account: null, order: null, authorizations: new Map() };
+const recordNames = new Map();  // RecordId -> the name of the record, for DeleteDomainRecord tells the id only
+
+function learn(record) {
+  const { url, received = {}, sent = {} } = record;
+  const body = isObject(received.body) ? received.body : {};
+  if (body.newNonce && body.newOrder) {
+    resources.set(url, "directory");
+    for (const [name, address] of Object.entries(body)) if (name !== "meta") resources.set(address, name);
+  }
+  if (sent.protected?.kid) resources.set(sent.protected.kid, "account");
+  if (received.Location && resources.get(url) === "newAccount") resources.set(received.Location, "account");
+  if (received.Location && resources.get(url) === "newOrder") resources.set(received.Location, "order");
+  if (body.finalize) {
+    if (!resources.has(url)) resources.set(url, "order");
+    resources.set(body.finalize, "finalize");
+    if (body.certificate) resources.set(body.certificate, "certificate");
+    for (const address of list(body.authorizations)) resources.set(address, "authorization");
+  }
+  if (body.challenges) {
+    resources.set(url, "authorization");
+    for (const challenge of list(body.challenges)) resources.set(challenge?.url, "challenge");
+  }
+}
+
+function resourceOf(url) {
+  const known = resources.get(url);
+  if (known) return known;
+  const below = [...resources].find(([address, name]) => name === "renewalInfo" && url.startsWith(`${address}/`));
+  return below ? "renewalInfo" : new URL(url).pathname;
+}
+
+function remember(record, resource) {
+  const { url, received = {}, sent = {} } = record;
+  const body = isObject(received.body) ? received.body : {};
+  if (!/^2/.test(record.status)) return;
+  if (resource === "newAccount" || (resource === "account" && body.status)) {
+    acme.account = { url: received.Location ?? url, status: body.status };
+  }
+  if (resource === "newOrder") acme.authorizations.clear();
+  if (body.finalize) {
+    const address = resource === "order" ? url : received.Location ?? acme.order?.url ?? url;
+    acme.order = { url: address, status: body.status, names: names(body) };
+    // An order is ready when all its names are proven, and the scripts need not ask for each (RFC 8555 section 7.1.6).
+    if (body.status === "ready" || body.status === "valid") {
+      for (const name of acme.authorizations.keys()) acme.authorizations.set(name, "valid");
+    }
+  }
+  if (resource === "authorization") acme.authorizations.set(names(body), body.status);
+}
+
+// The names of an order, which a CA tells in any order it likes, or of an authorization.
+function names(body) {
+  if (body.identifier) return (body.wildcard ? "*." : "") + body.identifier.value;
+  return list(body.identifiers).map((identifier) => identifier?.value).sort().join(", ");
+}
+
+
+// From a record to a row: from which lane to which, what it is called, and how it went.
+
+function describe(record) {
+  switch (record.kind) {
+    case "acme": return describeAcme(record);
+    case "alibaba": return describeAlibaba(record);
+    case "dns": return describeQuestion(record);
+    case "tls": return describeHandshake(record);
+    case "wrote": return { title: `wrote ${record.file}`, meaning: record.file, mood: "note" };
+    case "failure": return { title: record.what, mood: "bad", failed: true };
+    default: return { title: text(record.kind ?? "a record of an unknown kind"), mood: "note" };
+  }
+}
+
+function describeAcme(record) {
+  learn(record);
+  const resource = resourceOf(record.url);
+  remember(record, resource);
+  const body = isObject(record.received?.body) ? record.received.body : {};
+  const problem = String(body.type ?? "").startsWith("urn:ietf:params:acme:error:") ? body.type.split(":").at(-1) : "";
+  return {
+    from: YOU, to: CA, title: resource, meaning: resource,
+    about: names(body),
+    status: [record.status.split(",")[0], problem || body.status].filter(Boolean).join(" · "),
+    mood: /^[23]/.test(record.status) ? MOODS[body.status] ?? "good" : "bad",
+  };
+}
+
+function describeAlibaba(record) {
+  const [action, product] = String(record.sent?.action).split(/[ (]+/);
+  const parameters = record.sent?.parameters ?? {};
+  const body = record.received?.body ?? {};
+  const name = [parameters.RR, parameters.DomainName].filter(Boolean).join(".");
+  if (action === "AddDomainRecord") recordNames.set(body.RecordId, name);
+  return {
+    from: YOU, to: LANE_OF_PRODUCT[product] ?? ALIDNS, title: action, meaning: action,
+    about: name || recordNames.get(parameters.RecordId),
+    status: [record.status, body.Code].filter(Boolean).join(" · "),
+    mood: record.status === "200" ? "good" : "bad",
+  };
+}
+
+function describeQuestion(record) {
+  const type = String(record.sent?.type);
+  const byCa = record.by === "CA";
+  const answers = list(record.received?.answer).filter((line) => line.split(" ")[3] === type);
+  const none = record.status === "NOERROR" && !answers.length ? "none" : "";
+  // That a name has no CNAME is the rule; that it has no TXT yet is what one waits for.
+  const empty = type === "TXT" ? "wait" : "note";
+  return {
+    from: byCa ? CA : YOU, to: DNS, title: `${type}?`, about: String(record.sent?.name),
+    meaning: byCa ? "CA looks" : type,
+    status: none || (answers.length ? `${answers.length} ${answers.length > 1 ? "values" : "value"}` : record.status),
+    mood: answers.length ? "good" : none || record.status === "NXDOMAIN" ? empty : "bad",
+  };
+}
+
+function describeHandshake(record) {
+  const good = record.status === "verified";
+  return {
+    from: YOU, to: String(record.script).startsWith("08") ? API_GATEWAY : CDN, title: "TLS handshake", meaning: "TLS handshake",
+    about: String(record.sent?.["server name"]), status: record.status, mood: good ? "good" : "bad", padlock: good ? "locked" : "open",
+  };
+}
+
+
+// The story: a section for each run of a script, in it a row for each exchange. Those that are alike and happen at
+// once or one after the other, such as questions to several name servers, share a row.
+
+let section = null;  // { key, step, list, rows: what makes rows alike -> the newest such row, last: the newest row }
+let count = 0;
+let scripts = {};
+
+function add(record) {
+  if (!isObject(record)) return;
+  let row;
+  try {
+    row = describe(record);
+  } catch {
+    // A record that is not as docs/trace.md has it is shown as it is.
+    row = { title: "a record that cannot be read", mood: "note" };
+  }
+  count += 1;
+  // What the lab saw by itself belongs to the script that is running.
+  const key = record.script ? `${record.run} ${record.script}` : section?.key ?? "lab";
+  if (key !== section?.key) begin(key, record);
+  if (record.script) section.step = record.step;
+  const like = [section.step, row.from, row.to, row.title, row.status].join("\n");
+  const known = section.rows.get(like);
+  if (known && (known === section.last || new Date(record.time) - new Date(known.records.at(-1).time) < AT_ONCE)) {
+    known.records.push(record);
+    known.abouts.add(row.about);
+    label(known);
+    if (known.element.open) fill(known);
+  } else {
+    const made = { ...row, records: [record], abouts: new Set([row.about]) };
+    section.rows.set(like, made);
+    section.last = made;
+    section.list.append(element("li", "", draw(made)));
+  }
+  if (row.failed) announce(`error: ${row.title}`);
+}
+
+function begin(key, record) {
+  const script = record.script ?? "";
+  const heading = element("h2", "", element("span", "script", script ? `${script}.py` : "the lab"));
+  if (scripts[script]) heading.append(element("span", "about", scripts[script]));
+  heading.append(element("time", "", clock(record.time)));
+  section = { key, rows: new Map(), last: null, step: "", list: element("ol", "") };
+  page("story").append(element("section", "", heading, section.list));
+  if (script) announce(script.replaceAll("_", " "));
+}
+
+// <details> and <summary> are what the keyboard and screen readers know already.
+function draw(row) {
+  row.element = element("details", row.mood);
+  const summary = element("summary", row.to === undefined ? "note" : "");
+  row.label = element("span", "label");
+  summary.append(row.label);
+  if (row.to !== undefined) {
+    const columns = `${2 * row.from + 2} / ${2 * row.to + 2}`;
+    const arrow = element("span", "arrow", element("span", "there"), element("span", "back"));
+    arrow.style.gridColumn = columns;
+    row.label.style.gridColumnStart = 2 * row.from + 2;
+    summary.append(arrow);
+  }
+  row.element.append(summary);
+  row.element.addEventListener("toggle", () => row.element.open && fill(row));
+  label(row);
+  return row.element;
+}
+
+function label(row) {
+  const lanes = row.to === undefined ? "" : element("span", "unseen", `${LANES[row.from]} to ${LANES[row.to]}: `);
+  const abouts = [...row.abouts].filter(Boolean);
+  const more = abouts.length > 1 ? ` and ${abouts.length - 1} more` : "";
+  row.label.replaceChildren(
+    lanes,
+    element("strong", "", row.title),
+    row.records.length > 1 ? element("span", "times", `×${row.records.length}`) : "",
+    row.padlock ? icon(row.padlock, row.padlock === "locked" ? "verified" : "not verified") : "",
+    row.status ? element("span", "status", row.status) : "",
+    abouts.length ? element("span", "about", abouts[0] + more) : "",
+  );
+}
+
+function clock(time) {
+  const moment = new Date(time);
+  return Number.isNaN(moment.valueOf()) ? "" : moment.toLocaleTimeString("en-GB");
+}
+
+
+// What opens below a row.
+
+function fill(row) {
+  const meaning = Object.hasOwn(MEANING, row.meaning ?? "") ? MEANING[row.meaning] : [];
+  const source = row.records[0].source && row.meaning !== "TXT" && !meaning[0] ? row.records[0].source : meaning[0];
+  const parts = [];
+  if (meaning[1]) parts.push(element("p", "meaning", meaning[1]));
+  if (source) parts.push(element("p", "source", ...withLinks(source)));
+  const shown = row.records.slice(0, MOST_SHOWN);
+  parts.push(...shown.map((record) => exchange(record, row)));
+  if (row.records.length > shown.length) parts.push(element("p", "", `… and ${row.records.length - shown.length} more like these`));
+  row.element.querySelector(".opened")?.remove();
+  row.element.append(element("div", "opened", ...parts));
+}
+
+function withLinks(source) {
+  return source.split(", ").flatMap((part, index) => {
+    const [, number, place] = /^RFC (\d+)(?: section ([\d.]+))?/.exec(part) ?? [];
+    if (!number) return [index ? ", " : "", part];
+    const link = element("a", "", part);
+    link.href = `https://www.rfc-editor.org/rfc/rfc${number}${place ? `#section-${place}` : ""}`;
+    link.rel = "noreferrer";
+    return [index ? ", " : "", link];
+  });
+}
+
+function exchange(record, row) {
+  if (row.failed) return element("div", "exchange", element("p", "", `What to do: ${record.remedy || "see above"}`));
+  if (record.kind === "wrote") return "";
+  if (!record.sent) return element("div", "exchange", block("record", record));
+  const took = record.seconds === undefined ? "" : ` · ${Math.round(record.seconds * 1000)} ms`;
+  return element(
+    "div", "exchange",
+    element("p", "url", element("strong", "", record.method), ` ${record.url} `, element("span", "quiet", `${clock(record.time)}${took}`)),
+    element("div", "sides", side("→ sent", record.sent), side(`← ${record.status}`, record.received)),
+  );
+}
+
+function side(title, values) {
+  const blocks = Object.entries(isObject(values) ? values : {}).map(([name, value]) => block(name, value));
+  return element("div", "side", element("h3", "", title), ...(blocks.length ? blocks : [element("p", "quiet", "nothing")]));
+}
+
+function block(name, value) {
+  const shown = typeof value === "string" ? value : JSON.stringify(shortened(decoded(value)), null, 2);
+  return element("div", "block", element("h4", "", name), element("pre", "", shown));
+}
+
+// A JWS inside a payload (keyChange, external accounts) holds its parts in base64url, as RFC 7515 wants it.
+function decoded(value) {
+  if (Array.isArray(value)) return value.map(decoded);
+  if (!isObject(value)) return value;
+  const isJws = ["protected", "payload", "signature"].every((name) => typeof value[name] === "string");
+  return Object.fromEntries(Object.entries(value).map(([name, member]) =>
+    [name, isJws && name !== "signature" ? fromBase64url(member) : decoded(member)]));
+}
+
+function fromBase64url(encoded) {
+  try {
+    const octets = Uint8Array.from(atob(encoded.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+    return JSON.parse(new TextDecoder().decode(octets));
+  } catch {
+    return encoded;
+  }
+}
+
+function shortened(value) {
+  if (Array.isArray(value)) return value.map(shortened);
+  if (isObject(value)) return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, shortened(member)]));
+  const isLong = typeof value === "string" && value.length > 160 && !value.startsWith("https://");
+  return isLong ? `${value.slice(0, 64)}…${value.slice(-8)} (${value.length} characters)` : value;
+}
+
+
+// The state of the world.
+
+let world = {};
+
+function drawWorld() {
+  const order = acme.order;
+  panel("Account", acme.account && [entry(ending(acme.account.url), acme.account.status)]);
+  panel("Order", order && [entry(ending(order.url), order.status), element("p", "names", order.names)]);
+  panel("Authorizations", acme.authorizations.size && [...acme.authorizations].map(([name, status]) => entry(name, status)));
+  panel("Certificates", list(world.certificates).length && world.certificates.map((certificate) => element(
+    "div", certificate.current ? "current" : "",
+    entry(`${certificate.serial}${certificate.current ? " · in use" : ""}`, certificate.status),
+    element("p", "names", `${list(certificate.names).join(", ")}; until ${certificate.until.slice(0, 10)}`),
+  )));
+  panel("What the edges serve", list(world.edges).length && world.edges.map((edge) => element(
+    "div", `edge ${edge.locked ? "good" : "bad"}`,
+    icon(edge.locked ? "locked" : "open", edge.locked ? "verified" : "not verified"),
+    element("span", "", element("strong", "", edge.domain), element("span", "names", edge.words)),
+  )));
+}
+
+const panels = new Map();
+
+function panel(title, content) {
+  let made = panels.get(title);
+  if (!made) {
+    const body = element("div", "");
+    made = element("details", "panel", element("summary", "", element("h2", "", title)), body);
+    made.open = matchMedia("(min-width: 60rem)").matches;
+    document.querySelector("aside").append(made);
+    panels.set(title, made);
+  }
+  made.hidden = !content;
+  made.lastChild.replaceChildren(...(content || []));
+}
+
+function entry(name, status) {
+  return element("p", "entry", element("span", "", name), element("span", `pill ${MOODS[String(status).toLowerCase()] ?? "note"}`, String(status)));
+}
+
+function ending(url) {
+  const last = String(url).split("/").at(-1);
+  return last.length > 20 ? `…${last.slice(-12)}` : last;
+}
+
+
+// The frame: the lanes' names, news for screen readers, and the page's source.
+
+function announce(words) {
+  page("news").textContent = words;
+}
+
+function show(records) {
+  const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 120;
+  records.forEach(add);
+  page("empty").hidden = count > 0;
+  drawWorld();
+  return atEnd;
+}
+
+page("lanes").append(...LANES.map((name) => element("span", "", name)));
+const picture = page("picture");
+if (picture) {
+  const told = JSON.parse(picture.textContent);
+  ({ scripts, world } = told);
+  page("connection").textContent = `a report of ${told.title}`;
+  document.title = `${told.title} – ACME, call by call`;
+  show(told.records);
+}
