@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Learner, clean_environment
 
+from common.explain import EXPLANATIONS
 from lab.page import report
 
 
@@ -50,6 +51,13 @@ def test_a_report_holds_the_whole_series_and_the_world_after_it(learner: Learner
     ]
     assert [(e["domain"], e["locked"]) for e in told["world"]["edges"]] == [("www.example.test", True)]
     assert told["scripts"]["04_new_order"].startswith("Order a certificate")
+    assert told["explanations"] == EXPLANATIONS
+
+
+def test_the_page_names_no_explanation_that_there_is_not():
+    topics = re.findall(r'topic: "([^"]+)"', (report.PAGE / "page.js").read_text())
+    assert "challenges" in topics
+    assert set(topics) <= set(EXPLANATIONS)
 
 
 def test_a_report_needs_nothing_from_anywhere_and_allows_nothing(tmp_path: Path):

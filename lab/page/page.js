@@ -7,42 +7,37 @@ const LANES = ["You", "CA", "DNS", "AliDNS", "CDN", "API Gateway"];
 const [YOU, CA, DNS, ALIDNS, CDN, API_GATEWAY] = LANES.keys();
 const LANE_OF_PRODUCT = { Alidns: ALIDNS, Cdn: CDN, CloudAPI: API_GATEWAY };
 
-// What it is -> where it is described, and what it is for.
+// What an exchange is -> where it is described; what it is for, unless common/explain.py says so; the name that it has there.
 const MEANING = {
-  "directory": ["RFC 8555 section 7.1.1", "The one address of a CA that a client has to know: here the CA lists all others."],
-  "newNonce": ["RFC 8555 section 7.2", "Asks for a nonce, a number used once. The CA takes each in one request only, so nobody can send a request of yours a second time."],
-  "newAccount": ["RFC 8555 section 7.3", "Makes the account, or finds it. This request carries the public key itself; from the answer on, the account's URL, the “kid”, stands for it."],
-  "account": ["RFC 8555 section 7.3.2", "Reads the account, or changes it."],
-  "newOrder": ["RFC 8555 section 7.4", "Orders a certificate for these names. The CA answers with one authorization for each name, to be proven, and with the address that takes the CSR at the end."],
-  "order": ["RFC 8555 section 7.1.6", "Reads the order: pending until every name is proven, ready for the CSR, processing, and valid when there is a certificate."],
-  "authorization": ["RFC 8555 section 7.5", "Reads what the CA wants to see for one name: a choice of challenges, each with a token."],
-  "challenge": ["RFC 8555 section 7.5.1", "Tells the CA that the proof is in place and it may look now. The payload is an empty object, for the CA knows the rest."],
-  "finalize": ["RFC 8555 section 7.4", "Hands over the CSR: the certificate's public key and its names, signed by the certificate's own key, which never leaves your machine."],
-  "certificate": ["RFC 8555 section 7.4.2", "Downloads the certificate with the chain of its issuers, in PEM."],
-  "revokeCert": ["RFC 8555 section 7.6", "Tells the CA that the certificate is to be trusted no longer."],
-  "keyChange": ["RFC 8555 section 7.3.5", "Replaces the account's key. The new key signs the inner message, the old key the outer one: both have to agree."],
-  "renewalInfo": ["RFC 9773 section 4", "Asks when the CA suggests to renew. Nothing of it is secret, so it is neither signed nor a POST."],
+  "directory": { source: "RFC 8555 section 7.1.1" },
+  "newNonce": { source: "RFC 8555 section 7.2" },
+  "badNonce": { source: "RFC 8555 section 6.5" },
+  "newAccount": { source: "RFC 8555 section 7.3" },
+  "account": { source: "RFC 8555 section 7.3.2", topic: "account, read back with a POST-as-GET" },
+  "newOrder": { source: "RFC 8555 section 7.4" },
+  "order": { source: "RFC 8555 section 7.1.6" },
+  "authorization": { source: "RFC 8555 section 7.5", topic: "authorizations" },
+  "challenge": { source: "RFC 8555 section 7.5.1", topic: "challenges" },
+  "finalize": { source: "RFC 8555 section 7.4" },
+  "certificate": { source: "RFC 8555 section 7.4.2" },
+  "revokeCert": { source: "RFC 8555 section 7.6" },
+  "keyChange": { source: "RFC 8555 section 7.3.5" },
+  "renewalInfo": { source: "RFC 9773 section 4" },
 
-  "TXT": ["RFC 8555 section 8.4", "Is the proof to be seen? Every authoritative server is asked, because the CA looks once, and any of them may be the one it asks."],
-  "CNAME": ["RFC 1034 section 3.6.2", "Does the challenge's name lead to another zone? Then the proof belongs there."],
-  "CA looks": ["RFC 8555 section 8.4", "The CA's own question: is the value that only you could compute at this name?"],
+  "TXT": { source: "RFC 8555 section 8.4", topic: "TXT records" },
+  "CNAME": { source: "RFC 1034 section 3.6.2", words: "Does the challenge's name lead to another zone? Then the record belongs there." },
+  "the CA looks": { source: "RFC 8555 section 8.4", words: "The CA's own question: is the value that only you can compute at this name? If it is, the authorization is valid." },
+  "TLS handshake": { source: "RFC 8446, RFC 6066 section 3" },
+  "DeleteDomainRecord": { topic: "clean-up" },
+  "SetCdnDomainSSLCertificate": { topic: "the new certificate" },
+  "SetDomainCertificate": { topic: "the new certificate" },
 
-  "DescribeDomains": ["Alidns 2015-01-09", "Lists the zones of the Alibaba Cloud account, to find the one that holds each name."],
-  "AddDomainRecord": ["Alidns 2015-01-09", "Puts the proof into the zone: a TXT record beside whatever is there."],
-  "DescribeDomainRecords": ["Alidns 2015-01-09", "Looks for a record whose RecordId was never heard, because the answer got lost."],
-  "DeleteDomainRecord": ["Alidns 2015-01-09", "Takes back exactly the record that was added, by its RecordId."],
-  "SetCdnDomainSSLCertificate": ["Cdn 2018-05-10", "Hands certificate and private key to the CDN. That it answers 200 does not mean that it serves them."],
-  "DescribeDomainCertificateInfo": ["Cdn 2018-05-10", "Asks which certificate the CDN has for the domain."],
-  "SetDomainCertificate": ["CloudAPI 2016-07-14", "Hands certificate and private key to the API Gateway."],
-  "DescribeDomain": ["CloudAPI 2016-07-14", "Asks which certificate the API Gateway has for the domain."],
-  "TLS handshake": ["RFC 8446, RFC 6066 section 3", "Connects as a browser would, and looks: the new certificate, its chain, its dates, its name?"],
-
-  "account.key": ["RFC 8555 section 6.2", "The account's private key. Whoever has it is you, for the CA. It stays on your machine."],
-  "account.json": ["RFC 8555 section 7.3", "The account's URL, and the CA that it belongs to."],
-  "pending/certificate.key": ["RFC 8555 section 11.1", "The private key of the certificate to come. It is never the account's."],
-  "pending/certificate.csr": ["RFC 2986", "The certificate signing request: the public key and the names, signed."],
-  "pending/order.json": ["RFC 8555 section 7.1.3", "The order's URL, so that the next script finds it."],
-  "certificate.pfx": ["RFC 7292", "Key and chain in one file, behind a password, as Windows wants them."],
+  "account.key": { source: "RFC 8555 section 6.2", topic: "account key" },
+  "account.json": { source: "RFC 8555 section 7.3", words: "The account's URL, and the CA that it belongs to." },
+  "pending/certificate.key": { source: "RFC 8555 section 11.1", topic: "certificate key and CSR" },
+  "pending/certificate.csr": { source: "RFC 2986", topic: "certificate key and CSR" },
+  "pending/order.json": { source: "RFC 8555 section 7.1.3", words: "The order's URL, so that the next script finds it." },
+  "certificate.pfx": { source: "RFC 7292", topic: "PFX for Windows Server" },
 };
 
 // What a CA says of a resource: status -> how good that is.
@@ -58,6 +53,7 @@ const MOST_SHOWN = 25;  // exchanges of one row
 const page = (id) => document.getElementById(id);
 const list = (value) => (Array.isArray(value) ? value : []);
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 function element(tag, className, ...children) {
@@ -160,7 +156,7 @@ function describeAcme(record) {
   const body = isObject(record.received?.body) ? record.received.body : {};
   const problem = String(body.type ?? "").startsWith("urn:ietf:params:acme:error:") ? body.type.split(":").at(-1) : "";
   return {
-    from: YOU, to: CA, title: resource, meaning: resource,
+    from: YOU, to: CA, title: resource, meaning: problem === "badNonce" ? problem : resource,
     about: names(body),
     status: [record.status.split(",")[0], problem || body.status].filter(Boolean).join(" · "),
     mood: /^[23]/.test(record.status) ? MOODS[body.status] ?? "good" : "bad",
@@ -190,7 +186,7 @@ function describeQuestion(record) {
   const empty = type === "TXT" ? "wait" : "note";
   return {
     from: byCa ? CA : YOU, to: DNS, title: `${type}?`, about: String(record.sent?.name),
-    meaning: byCa ? "CA looks" : type,
+    meaning: byCa ? "the CA looks" : type,
     status: none || (answers.length ? `${answers.length} ${answers.length > 1 ? "values" : "value"}` : record.status),
     mood: answers.length ? "good" : none || record.status === "NXDOMAIN" ? empty : "bad",
   };
@@ -210,7 +206,8 @@ function describeHandshake(record) {
 
 let section = null;  // { key, step, list, rows: what makes rows alike -> the newest such row, last: the newest row }
 let count = 0;
-let scripts = {};
+let scripts = {};       // "04_new_order" -> what it does
+let explanations = {};  // what common/explain.py has
 
 function add(record) {
   if (!isObject(record)) return;
@@ -294,11 +291,15 @@ function clock(time) {
 // What opens below a row.
 
 function fill(row) {
-  const meaning = Object.hasOwn(MEANING, row.meaning ?? "") ? MEANING[row.meaning] : [];
-  const source = row.records[0].source && row.meaning !== "TXT" && !meaning[0] ? row.records[0].source : meaning[0];
+  const { step = "", source } = row.records[0];
+  const meaning = own(MEANING, row.meaning) ?? {};
+  // A step's heading may begin with the domain, or end with the version, that it is about.
+  const topics = [meaning.topic, row.meaning, step.replace(/^.*: | \d{4}$/g, "")];
+  const words = meaning.words ?? topics.map((topic) => own(explanations, topic)).find(Boolean);
+  const described = meaning.source ?? source;
   const parts = [];
-  if (meaning[1]) parts.push(element("p", "meaning", meaning[1]));
-  if (source) parts.push(element("p", "source", ...withLinks(source)));
+  if (words && !row.failed) parts.push(element("p", "meaning", words));
+  if (described && !row.failed) parts.push(element("p", "source", ...withLinks(described)));
   const shown = row.records.slice(0, MOST_SHOWN);
   parts.push(...shown.map((record) => exchange(record, row)));
   if (row.records.length > shown.length) parts.push(element("p", "", `… and ${row.records.length - shown.length} more like these`));
@@ -429,7 +430,7 @@ page("lanes").append(...LANES.map((name) => element("span", "", name)));
 const picture = page("picture");
 if (picture) {
   const told = JSON.parse(picture.textContent);
-  ({ scripts, world } = told);
+  ({ scripts, explanations, world } = told);
   page("connection").textContent = `a report of ${told.title}`;
   document.title = `${told.title} – ACME, call by call`;
   show(told.records);

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     picture = {
         "title": state.absolute().name,
         "scripts": script_titles(),
+        "explanations": explanations(),
         "records": records,
         "world": {"certificates": certificates(state), "edges": handshakes(records)},
     }
@@ -61,6 +62,14 @@ def script_titles() -> dict[str, str]:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         titles[path.stem] = docstring.partition("\n")[0]
     return titles
+
+
+def explanations() -> dict[str, str]:
+    """What a teacher would say of each step and call: common/explain.py, which the scripts print from."""
+    # Read and not imported: the lab uses nothing of common's.
+    tree = ast.parse((bootstrap.ROOT / "common" / "explain.py").read_text(encoding="utf-8"))
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    return ast.literal_eval(values[0])
 
 
 def certificates(state: Path) -> list[dict[str, Any]]:
