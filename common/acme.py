@@ -3,6 +3,8 @@
 What is sent and what the answer means is the scripts' business; this module carries it there and back.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import random
@@ -13,15 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 import urllib3
 from requests.utils import parse_header_links
 
 from common import jws, show, x509
-from common.config import Settings
 from common.failure import Failure, Usage
+
+if TYPE_CHECKING:
+    # Only named, so that who copies this file need not copy that one.
+    from common.config import Settings
 
 USER_AGENT = f"acme-alibaba/1.0 {requests.utils.default_user_agent()}"
 TIMEOUT = (10, 30)  # seconds: to connect, between two bytes of the answer
@@ -68,7 +73,7 @@ class Problem(Failure):
     type: "rateLimited" for "urn:ietf:params:acme:error:rateLimited"; "" for what is no problem document
     """
 
-    def __init__(self, asked: str, answer: "Answer") -> None:
+    def __init__(self, asked: str, answer: Answer) -> None:
         document = answer.body if isinstance(answer.body, dict) else {}
         self.type = str(document.get("type", "")).removeprefix("urn:ietf:params:acme:error:")
         self.status = answer.status

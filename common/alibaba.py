@@ -5,6 +5,8 @@ SDK leaves to its users: always HTTPS, parameters in the body and not in the URL
 errors without secrets in them.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -15,7 +17,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 from aliyunsdkcore.acs_exception.exceptions import ClientException
@@ -24,8 +26,11 @@ from aliyunsdkcore.http import protocol_type
 from aliyunsdkcore.request import RpcRequest
 
 from common import show
-from common.config import Settings
 from common.failure import Failure, Usage
+
+if TYPE_CHECKING:
+    # Only named, so that who copies this file need not copy that one.
+    from common.config import Settings
 
 TRIES = 5
 TIMEOUT = (5, 20)  # seconds: to connect, to wait for the answer

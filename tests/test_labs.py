@@ -48,7 +48,9 @@ def masked(text: str) -> set[str]:
     """The lines of an output with all that differs from run to run made equal."""
     text = text.replace(USUAL_FOLDER, "FOLDER")
     text = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", text)
-    text = re.sub(r"[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}|[\w-]{24}…[\w-]{8}|(?<![\w-])[\w-]{20,}", "ID", text)
+    text = re.sub(
+        r"[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}|[\w-]{24}…[\w-]{8}|(?<![\w-])[\w-]{20,}", "ID", text
+    )
     text = re.sub(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?Z?)?", "DATE", text)
     # Ids of accounts, certificates and records; what a CA calls itself; lengths, durations and versions.
     text = re.sub(r"\b[0-9a-f]{5,19}(?=\b|_)|\b\d+(\.\d+)+\b|\b\d+(?= characters| s\b)", "N", text)
