@@ -5,6 +5,7 @@ RFC     8555 section 7.1.1, 8659, 8657
 Reads   acme.ini; requirements.txt; state/account.json
 Writes  nothing
 Run     python 00_check_setup.py
+Lab     docs/labs/00.md, 5 minutes; not in the articles
 Next    01_create_account_key.py
 """
 

@@ -5,6 +5,7 @@ RFC     8555 section 6.2, 7638
 Reads   acme.ini: [account] key_type
 Writes  state/account.key
 Run     python 01_create_account_key.py
+Lab     docs/labs/01.md, 5 minutes; part 2
 Next    02_create_cert_key_csr.py
 """
 

@@ -5,6 +5,7 @@ RFC     2986, 8555 sections 7.4 and 11.1
 Reads   acme.ini: [certificate] domains, key_type; state/account.key
 Writes  state/pending/certificate.key, state/pending/certificate.csr
 Run     python 02_create_cert_key_csr.py
+Lab     docs/labs/02.md, 10 minutes; part 2
 Next    03_new_account.py
 """
 

@@ -5,6 +5,7 @@ RFC     8555 sections 7.1.1, 7.2, 7.3
 Reads   acme.ini: [acme] directory, agree_to_terms_of_service, contact, eab_*; state/account.key
 Writes  state/account.json
 Run     python 03_new_account.py
+Lab     docs/labs/03.md, 40 minutes; parts 3 and 4
 Next    04_new_order.py
 """
 

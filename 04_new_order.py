@@ -5,6 +5,7 @@ RFC     8555 section 7.4, 9773 section 5
 Reads   state/pending/certificate.csr, state/account.json; acme.ini: [acme] profile
 Writes  state/pending/order.json
 Run     python 04_new_order.py
+Lab     docs/labs/04.md, 15 minutes; part 5
 Next    05_dns_challenge.py
 """
 

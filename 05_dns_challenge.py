@@ -5,6 +5,7 @@ RFC     8555 sections 7.5, 7.5.1, 8.1, 8.4
 Reads   state/pending/order.json, state/account.json; acme.ini: [dns], [alibaba]
 Writes  state/pending/dns_records.json (while its records exist)
 Run     python 05_dns_challenge.py
+Lab     docs/labs/05.md, 35 minutes; part 5
 Next    06_finalize.py
 """
 

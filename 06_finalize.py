@@ -5,6 +5,7 @@ RFC     8555 sections 7.4, 7.4.2
 Reads   state/pending/ (key, CSR, order), state/account.json; acme.ini: [acme] preferred_chain
 Writes  state/certificate.key, certificate.pem, chain.pem, fullchain.pem; state/history/
 Run     python 06_finalize.py
+Lab     docs/labs/06.md, 15 minutes; part 5
 Next    07_install_cdn.py
 """
 

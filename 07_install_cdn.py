@@ -5,6 +5,7 @@ RFC     8446, 6066 section 3 (the handshake that proves it)
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [cdn], [alibaba]
 Writes  nothing here
 Run     python 07_install_cdn.py
+Lab     docs/labs/07.md, 10 minutes; promised in part 1
 Next    08_install_apigw.py
 """
 

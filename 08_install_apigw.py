@@ -5,6 +5,7 @@ RFC     8446, 6066 section 3 (the handshake that proves it)
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [apigateway], [alibaba]
 Writes  nothing here
 Run     python 08_install_apigw.py
+Lab     docs/labs/08.md, 10 minutes; promised in part 1
 Next    09_revoke.py (only when the certificate must no longer be trusted), or 10_pkcs12_iis.py
 """
 

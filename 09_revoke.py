@@ -5,6 +5,7 @@ RFC     8555 section 7.6, 5280 section 5.3.1
 Reads   state/certificate.pem (or the one named), state/account.json or state/certificate.key
 Writes  state/revoked.json
 Run     python 09_revoke.py --reason superseded
+Lab     docs/labs/09.md, 10 minutes; promised in part 1
 Next    02_create_cert_key_csr.py for another certificate
 """
 

@@ -5,6 +5,7 @@ RFC     7292, 8018
 Reads   state/fullchain.pem, state/certificate.key; acme.ini: [iis] windows, password_file
 Writes  state/certificate.pfx
 Run     python 10_pkcs12_iis.py
+Lab     docs/labs/10.md, 10 minutes; promised in part 1
 Next    copy certificate.pfx to the server and run the printed lines there, as Administrator
 """
 

@@ -5,6 +5,7 @@ RFC     9773, 8555 section 7.4
 Reads   acme.ini, or several: 11_renew.py site-a.ini site-b.ini folder-of-settings
 Writes  state/renewal.json, and what those scripts write
 Run     python 11_renew.py
+Lab     docs/labs/11.md, 20 minutes; promised in part 1
 Next    11_renew.py again, twice a day
 """
 

@@ -5,6 +5,7 @@ RFC     8555 section 7.3.5
 Reads   state/account.key, state/account.json; acme.ini: [account] key_type
 Writes  state/account.key; the old one to state/history/
 Run     python 12_change_account_key.py
+Lab     docs/labs/12.md, 15 minutes; not in the articles
 Next    03_new_account.py --info
 """
 

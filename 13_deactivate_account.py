@@ -5,6 +5,7 @@ RFC     8555 section 7.3.6
 Reads   state/account.key, state/account.json
 Writes  state/account.json
 Run     python 13_deactivate_account.py
+Lab     docs/labs/13.md, 5 minutes; part 3
 Next    none; another account begins with another state folder
 """
 

@@ -18,7 +18,7 @@ from lab import Lab
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 POLICIES = (ROOT / "docs" / "ram-policies.md").read_text(encoding="utf-8")
-FIELDS = ("Call", "RFC", "Reads", "Writes", "Run", "Next")
+FIELDS = ("Call", "RFC", "Reads", "Writes", "Run", "Lab", "Next")
 
 
 def docstring(script: Path) -> tuple[str, dict[str, str]]:
@@ -37,12 +37,21 @@ def python_modules() -> list[Path]:
 
 
 def scripts_table() -> str:
-    rows = ["| script | call | RFC | writes |", "|---|---|---|---|"]
+    rows = ["| script | call | RFC | reads | writes | articles | lab |", "|---|---|---|---|---|---|---|"]
     for script in SCRIPTS.values():
         title, fields = docstring(script)
-        cells = [fields[name] for name in ("Call", "RFC", "Writes")]
+        page, minutes, part = lab_of(fields)
+        cells = [fields[name] for name in ("Call", "RFC", "Reads", "Writes")]
+        cells += [part, f"[{minutes} min]({page})"]
         rows.append(f"| [{script.name}]({script.name})<br>{title} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def lab_of(fields: dict[str, str]) -> tuple[str, ...]:
+    """The page of a script's lab, its minutes, and the part of the articles."""
+    match = re.fullmatch(r"(docs/labs/\d\d\.md), (\d+) minutes; (.+)", fields["Lab"])
+    assert match, fields["Lab"]
+    return match.groups()
 
 
 def policies() -> dict[str, dict]:
@@ -326,7 +335,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
 
 
 def test_every_link_to_a_file_leads_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
