@@ -143,7 +143,7 @@ def explain(topic: str) -> None:
             return
         _Output.explained |= {topic}
     if topic in EXPLANATIONS:
-        lines = textwrap.wrap(EXPLANATIONS[topic], _WIDTH)
+        lines = textwrap.wrap(EXPLANATIONS[topic], 90)
         say("\n".join(f"    | {line}" for line in lines), "italic")
 
 
