@@ -21,6 +21,13 @@ def deactivate(ca: acme.Client, account_url: str) -> str:
     return ca.post(account_url, {"status": "deactivated"}).object(status=str)["status"]
 
 
+def deactivated_before(settings: config.Settings) -> str | None:
+    """The account's URL when an earlier run has ended it at this CA."""
+    account = settings.state.read_json("account.json", "03_new_account.py", account_url=str)
+    here = account.get("directory") == settings.acme.directory
+    return account["account_url"] if here and account.get("status") == "deactivated" else None
+
+
 def sure(account_url: str) -> bool:
     """Ask the person at the keyboard."""
     if not sys.stdin.isatty():
@@ -34,6 +41,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(settings: config.Settings, yes: bool = False) -> None:
+    if ended := deactivated_before(settings):
+        show.facts(status="deactivated already")
+        show.result(ended)
+        return
     ca = acme.account_client(settings)
     account = acme.load_account(settings)
     account_url = account["account_url"]

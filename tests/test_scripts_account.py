@@ -180,7 +180,9 @@ def test_without_a_terminal_it_wants_yes_and_then_every_script_says_it_plainly(
     assert run.out == f"{member.json('account.json')['account_url']}\n"
     for name in ("certificate.pem", "fullchain.pem"):
         shutil.copy(holder.state / name, member.state / name)
-    for number, *arguments in (*NEEDS_ACCOUNT, ["12"], ["13"]):
+    again = member.run("13")
+    assert (again.out, "deactivated already" in again.err) == (run.out, True)
+    for number, *arguments in (*NEEDS_ACCOUNT, ["12"]):
         refusal = member.run(number, *arguments, code=2)
         assert "is deactivated, for good" in refusal.err and "[files] directory" in refusal.err, number
     # The CA says so too, and a fresh state folder is a fresh start.
