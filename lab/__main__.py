@@ -136,6 +136,10 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--directory", metavar="DIR", help="where lab.ini and the state go, else the repository")
 
     check = commands.add_parser("check", help="look at what you have done in the lab, and give hints")
+    check.add_argument(
+        "exercise", nargs="?", help="one of lab/exercises, such as 05-break, in place of the steps"
+    )
+    check.add_argument("answer", nargs="*", help="what you predict, for an exercise such as 05-predict")
     check.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     check.add_argument("--directory", metavar="DIR", help="where lab.ini is, else the repository")
 

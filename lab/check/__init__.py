@@ -1,4 +1,4 @@
-"""`python3 lab check`: a look from outside at a learner's work, step by step.
+"""`python3 lab check`: a look from outside at a learner's work, step by step or exercise by exercise.
 
 The scripts' word counts for nothing here: the CA, the name servers, the edges and the files are asked. What is wrong
 gets a hint, and never the solution.
@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lab import LabError, bootstrap
-from lab.check import steps
+from lab.check import exercises, steps
 from lab.check.steps import Step
 from lab.check.work import Ca, Work
 
@@ -25,7 +25,10 @@ STYLES = {"done": "green", "wrong": "bold red", "not yet": "dim"}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at the steps, once or again and again; the exit code is 1 when one was done wrongly."""
+    """Look at the steps, once or again and again, or at one exercise.
+
+    The exit code is 1 when a step was done wrongly, or when the exercise is not done.
+    """
     folder = Path(options.directory or bootstrap.ROOT).absolute()
     settings = folder / "lab.ini"
     console = Console(highlight=False)
@@ -35,6 +38,10 @@ def run(options: argparse.Namespace) -> int:
         ca = Ca(folder / ".lab")
         if options.watch:
             return watch(console, settings, ca)
+        if options.exercise:
+            step = exercises.look_at(Work(settings, ca), options.exercise, options.answer)
+            console.print(lines(step), soft_wrap=True)
+            return int(step.state != "done")
         found = steps.look_at(Work(settings, ca))
         console.print(picture(found), soft_wrap=True)
         return int(any(step.state == "wrong" for step in found))

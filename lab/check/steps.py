@@ -11,7 +11,6 @@ from functools import partial
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import pkcs12
 
 from lab import look
 from lab.check.work import NotYet, Work, Wrong
@@ -74,10 +73,7 @@ def request(work: Work) -> str:
             "the certificate's key is the account's key",
             "RFC 8555 section 11.1: what could a thief do with one that serves for both?",
         )
-    try:
-        csr = x509.load_pem_x509_csr(work.read("pending/certificate.csr"))
-    except ValueError:
-        raise Wrong("certificate.csr is no PEM request", "what does openssl req -text say of it?") from None
+    csr = work.csr
     if not csr.is_signature_valid or not look.same_key(csr, key):
         raise Wrong(
             "the CSR was not made with the key beside it",
@@ -120,7 +116,7 @@ def order(work: Work) -> str:
         if work.has_certificate and not work.exists("pending/certificate.csr"):
             return USED_UP
         waiting = [
-            o for o in work.orders if o["status"] in ("pending", "ready") and _names(o) == work.domains
+            o for o in work.orders if o["status"] in ("pending", "ready") and names_of(o) == work.domains
         ]
         if waiting and work.exists("account.key"):
             raise NotYet(f"the CA has an order that is {waiting[-1]['status']}, but order.json is not there")
@@ -135,9 +131,9 @@ def order(work: Work) -> str:
         raise Wrong(
             f"the order is invalid{_reason(work, found)}", "an order that has failed stays so; what is next?"
         )
-    if _names(found) != work.domains:
+    if names_of(found) != work.domains:
         raise Wrong(
-            f"the order is for {_listed(_names(found))}, and not for the names in the settings",
+            f"the order is for {_listed(names_of(found))}, and not for the names in the settings",
             "which file does 04 take the names from?",
         )
     return f"the CA has it, for {len(found['identifiers'])} names: {found['status']}"
@@ -329,16 +325,8 @@ def revoked(work: Work) -> str:
 
 def pfx(work: Work) -> str:
     """10: a PFX with the current certificate, its key and its issuers, that opens with the password."""
-    packed = work.read("certificate.pfx")
+    content = work.pfx
     work.check_private("certificate.pfx")
-    try:
-        password = work.beside("iis", "password_file").read_text(encoding="utf-8").rstrip("\r\n")
-        content = pkcs12.load_pkcs12(packed, password.encode())
-    except (ValueError, OSError):
-        raise Wrong(
-            "certificate.pfx does not open with the password in [iis] password_file",
-            "a PFX keeps the password that it was made with",
-        ) from None
     if not content.cert or not content.key or content.cert.certificate != work.chain[0]:
         held = look.short_serial(content.cert.certificate) if content.cert else "none"
         raise Wrong(
@@ -419,7 +407,7 @@ STEPS: dict[str, tuple[str, Callable[[Work], str]]] = {
 }
 
 
-def _names(found: dict) -> set[str]:
+def names_of(found: dict) -> set[str]:
     return {identifier["value"] for identifier in found["identifiers"]}
 
 

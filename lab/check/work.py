@@ -7,7 +7,6 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import dns.query
 import dns.rdatatype
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from lab import LabError, look
 
@@ -187,6 +187,28 @@ class Work:
                 f"{name} holds no PEM certificate", "what does openssl x509 -text say of it?"
             ) from None
 
+    @property
+    def csr(self) -> x509.CertificateSigningRequest:
+        try:
+            return x509.load_pem_x509_csr(self.read("pending/certificate.csr"))
+        except ValueError:
+            raise Wrong(
+                "certificate.csr is no PEM request", "what does openssl req -text say of it?"
+            ) from None
+
+    @property
+    def pfx(self) -> pkcs12.PKCS12KeyAndCertificates:
+        """certificate.pfx, opened with the password of the settings."""
+        packed = self.read("certificate.pfx")
+        try:
+            password = self.beside("iis", "password_file").read_text(encoding="utf-8").rstrip("\r\n")
+            return pkcs12.load_pkcs12(packed, password.encode())
+        except (ValueError, OSError):
+            raise Wrong(
+                "certificate.pfx does not open with the password in [iis] password_file",
+                "a PFX keeps the password that it was made with",
+            ) from None
+
     @functools.cached_property
     def chain(self) -> list[x509.Certificate]:
         """The current certificate and its issuers; NotYet when there is none."""
@@ -198,7 +220,7 @@ class Work:
     def has_certificate(self) -> bool:
         return self.exists("fullchain.pem")
 
-    def replaced(self) -> Iterable[x509.Certificate]:
+    def replaced(self) -> list[x509.Certificate]:
         """The certificates that are kept in history/, the current one among them."""
         return [
             self.certificates(str(path))[0]
@@ -286,7 +308,7 @@ class Work:
     def served(self, section: str) -> dict[str, x509.Certificate | None]:
         """What the edge of a section, cdn or apigateway, shows for each of its domains; None without a handshake."""
         return {
-            d: self._served(self.setting(section, "verify_at"), d) for d in self.listed(section, "domains")
+            d: self.serves(self.setting(section, "verify_at"), d) for d in self.listed(section, "domains")
         }
 
     def why_untrusted(self, section: str, domain: str) -> str | None:
@@ -297,7 +319,8 @@ class Work:
             return error.verify_message
         return None
 
-    def _served(self, address: str, domain: str) -> x509.Certificate | None:
+    def serves(self, address: str, domain: str) -> x509.Certificate | None:
+        """What the edge at an address shows for a domain; None without a handshake."""
         try:
             return look.served_certificate(address, host_of(domain))
         except (OSError, ValueError):
