@@ -5,6 +5,7 @@ python3 lab up      start the lab and stay, for the scripts typed in a second te
 python3 lab check   look at what you have done in that lab, step by step, and give hints; --watch goes on looking
 python3 lab report  draw what a state folder's trace.jsonl tells, as one HTML file
 python3 lab faults  list the faults that the lab can make: up --fault NAME; --matrix tries all of them
+python3 lab bench   the scripts and other clients side by side: seconds, memory, requests (docs/performance.md)
 python3 lab test    run the tests; what follows goes to pytest
 
 The first call makes .venv, installs what is needed there, and finds Pebble or says how to get it.
@@ -68,6 +69,10 @@ def run(arguments: "list[str]") -> int:
         from lab import demo
 
         return demo.run(options)
+    if options.command == "bench":
+        from lab import bench
+
+        return bench.run(options)
     from lab import up
 
     return up.run(options)
@@ -102,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python3 lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="demo | up | check | report | faults | test"
+        dest="command", required=True, metavar="demo | up | check | report | faults | bench | test"
     )
 
     demo = commands.add_parser("demo", help="run every script, check each result from outside")
@@ -151,6 +156,22 @@ def parser() -> argparse.ArgumentParser:
     faults.add_argument(
         "--matrix", action="store_true", help="try each script with each fault, and print what held"
     )
+
+    bench = commands.add_parser(
+        "bench", help="the scripts and other clients, side by side: seconds and counts"
+    )
+    bench.add_argument("--condition", action="append", metavar="NAME", help="loopback, distance, slow-dns")
+    bench.add_argument("--names", type=int, action="append", metavar="N", help="names in the certificate")
+    bench.add_argument(
+        "--client", action="append", metavar="NAME", help="a client; an unknown one lists them"
+    )
+    bench.add_argument(
+        "--runs", type=int, default=3, metavar="N", help="runs of each, in turns; the median counts"
+    )
+    bench.add_argument("--limit", type=seconds, default=180.0, metavar="S", help="the longest run")
+    bench.add_argument("--json", metavar="FILE", help="every figure, for machines")
+    bench.add_argument("--svg", metavar="FILE", help="a picture of where the time goes")
+    bench.add_argument("--scale", action="store_true", help="instead: 11_renew.py over many settings files")
 
     commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
     return parser

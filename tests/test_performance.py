@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT, Learner, clean_environment, open_account
 
-from lab import Lab
+from lab import Lab, bench
+from lab.bench import clients, issuance, picture, report
 from lab.faults.ca import Reply, Request, document
 
 CLOCK = 0.01  # seconds by which two readings of a clock may be wrong
@@ -185,3 +187,32 @@ def test_a_script_loads_nothing_heavy_that_it_does_not_use(script: str, heavy: t
         [sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, check=True
     )
     assert not set(heavy) & set(json.loads(python.stdout))
+
+
+def test_the_bench_counts_what_was_asked_and_finds_the_floor_below_every_client() -> None:
+    ours, least = (client for client in clients.CLIENTS if client.name in (clients.OURS, clients.MINIMAL))
+    condition = issuance.Condition("near", "a little way off", 0.01, 0.02, (0.0, 0.3))
+    with issuance.Bench(condition) as running:
+        outcomes = bench.compare(running, [ours, least], names=2, runs=1, limit=60)
+    cell = report.Cell(condition, 2, outcomes)
+    figures = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, issuance.Run)}
+    assert set(figures) == {clients.OURS, clients.MINIMAL}, outcomes
+    for run in figures.values():
+        assert run.wall >= issuance.floor(condition, 2)
+        assert sum(run.parts) == pytest.approx(run.wall)
+        assert run.late >= -CLOCK
+    assert figures[clients.OURS].alibaba == 2 * 2 + 1
+    assert figures[clients.MINIMAL].alibaba == 2
+    assert (figures[clients.OURS].left, figures[clients.MINIMAL].left) == (0, 2)
+    assert report.table(cell).count("\n| ") == 3
+    assert len(ElementTree.fromstring(picture.draw([cell])).findall(".//{*}rect")) == 3 * len(picture.PARTS)
+
+
+def test_the_bench_says_why_a_client_brought_no_certificate() -> None:
+    broken = clients.Client(
+        "broken", "sh", "", lambda site: clients.Job([["sh", "-c", "echo oh; exit 3"]], site.folder / "none")
+    )
+    with issuance.Bench(issuance.CONDITIONS[0]) as running:
+        outcomes = bench.compare(running, [broken], names=1, runs=2, limit=60)
+    assert outcomes == {"broken": "exit code 3: oh"}
+    assert "exit code 3: oh" in report.table(report.Cell(issuance.CONDITIONS[0], 1, outcomes))

@@ -1,0 +1,109 @@
+"""What the bench found, as tables for people and as JSON for machines."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lab.bench.clients import CLIENTS
+from lab.bench.issuance import Condition, Run, floor
+
+OURS = ("04 05 06", "11_renew.py")
+HEADERS = (
+    "client",
+    "seconds",
+    "× ours",
+    "× floor",
+    "CPU s",
+    "MB",
+    "ACME",
+    "Alibaba",
+    "DNS",
+    "late s",
+    "left",
+    "lab",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition and one number of names: client -> its median, or why there is none."""
+
+    condition: Condition
+    names: int
+    outcomes: dict[str, Run | str]
+
+
+@dataclass
+class Result:
+    """A whole run of the bench."""
+
+    date: str
+    machine: str
+    versions: dict[str, str]
+    settings: dict[str, str]
+    missing: dict[str, str]
+    cells: list[Cell] = field(default_factory=list)
+
+
+def heading(result: Result) -> str:
+    """When, where, who, and with which settings; who is missing, and why."""
+    lines = [f"{result.date}; {result.machine}.", ""]
+    lines += [", ".join(f"{name} {version}" for name, version in sorted(result.versions.items())), ""]
+    lines += ["| client | settings |", "|---|---|"]
+    lines += [f"| {name}{_star(name)} | {settings} |" for name, settings in result.settings.items()]
+    lines += [f"| {name} | **missing**: {reason} |" for name, reason in result.missing.items()]
+    return "\n".join(lines) + "\n\n\\* drives Alibaba Cloud DNS itself\n"
+
+
+def table(cell: Cell) -> str:
+    """A table in Markdown, the quickest first."""
+    least = floor(cell.condition, cell.names)
+    names = "1 name" if cell.names == 1 else f"{cell.names} names"
+    lines = [f"### {names}: {cell.condition.title}", ""]
+    lines += [f"The floor is {least:.2f} s." if least else "The floor is nothing but computing.", ""]
+    lines += [f"| {' | '.join(HEADERS)} |", "|---|" + "--:|" * (len(HEADERS) - 1)]
+    ours = cell.outcomes.get(OURS[0])
+    runs = {name: run for name, run in cell.outcomes.items() if isinstance(run, Run)}
+    for name, run in sorted(runs.items(), key=lambda pair: pair[1].wall):
+        figures = [
+            f"{run.wall:.2f}",
+            f"{run.wall / ours.wall:.2f}" if isinstance(ours, Run) else "",
+            f"{run.wall / least:.2f}" if least else "",
+            f"{run.cpu:.2f}",
+            f"{run.peak / 1e6:.0f}",
+            str(run.acme),
+            str(run.alibaba),
+            str(run.dns),
+            f"{run.late:.2f}",
+            str(run.left),
+            f"{run.lab:.2f}",
+        ]
+        lines.append(f"| {name}{_star(name)} | {' | '.join(figures)} |")
+    for name, outcome in cell.outcomes.items():
+        if isinstance(outcome, str):
+            # What a program says may have what a table takes for a column's end.
+            lines.append(f"| {name}{_star(name)} | {outcome.replace('|', '/')} |" + " |" * (len(HEADERS) - 2))
+    return "\n".join(lines) + "\n"
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    cells = [
+        {
+            "condition": asdict(cell.condition),
+            "names": cell.names,
+            "floor": floor(cell.condition, cell.names),
+            "clients": {name: _figures(outcome) for name, outcome in cell.outcomes.items()},
+        }
+        for cell in result.cells
+    ]
+    head = {name: getattr(result, name) for name in ("date", "machine", "versions", "settings", "missing")}
+    return {**head, "cells": cells}
+
+
+def _figures(outcome: Run | str) -> dict[str, Any]:
+    if isinstance(outcome, str):
+        return {"failed": outcome}
+    return {**outcome._asdict(), "parts": outcome.parts._asdict()}
+
+
+def _star(name: str) -> str:
+    return " \\*" if any(client.name == name and client.alibaba for client in CLIENTS) else ""
