@@ -265,11 +265,14 @@ class Client:
 
         what: for the person who waits, such as "order to be ready"
         timeout: seconds; Failure when it is over
-        first: an answer that has the resource already, so that it need not be asked for at once
+        first: an answer that has the resource already; what it says of when to ask is obeyed
         """
         deadline = time.monotonic() + timeout
         pause = 0.25
-        answer = first or self.post_as_get(url, brief=True)
+        answer = first
+        # What was not done a moment ago may be by now.
+        if answer is None or (answer.retry_after is None and not done(answer.object(status=str))):
+            answer = self.post_as_get(url, brief=True)
         with show.waiting(timeout) as waiting:
             while not done(answer.object(status=str)):
                 left = deadline - time.monotonic()
