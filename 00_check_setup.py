@@ -127,7 +127,7 @@ def check_clock(whose: str, date: str | None, tolerance: float) -> Iterator[Find
     """This machine's clock against a server's. date: the Date header of an answer that came a moment ago"""
     try:
         there = parsedate_to_datetime(date or "").replace(tzinfo=timezone.utc)  # GMT: RFC 9110 section 5.6.7
-    except (ValueError, TypeError):  # what Python raises for no date depends on its version
+    except (ValueError, TypeError, OverflowError):  # what Python raises for no date depends on its version
         return
     seconds = (datetime.now(timezone.utc) - there).total_seconds()
     # The header has whole seconds, and its answer took a while: two of them are nothing.
@@ -190,11 +190,12 @@ def my_domains(cloud: alibaba.Client) -> dict[str, list[str]]:
     servers: dict[str, list[str]] = {}
     for page in range(1, 1000):
         answer = cloud.call(DescribeDomainsRequest, {"PageNumber": str(page), "PageSize": "100"}, brief=True)
-        domains = answer["Domains"]["Domain"]
+        domains = answer.objects("Domains", "Domain")
         for domain in domains:
-            hosts = domain.get("DnsServers", {}).get("DnsServer", [])
-            servers[domain.get("PunyCode") or domain["DomainName"]] = [host.lower() for host in hosts]
-        if not domains or len(servers) >= answer["TotalCount"]:
+            hosts = domain.listed("DnsServers", "DnsServer") if "DnsServers" in domain else []
+            name = domain.text("PunyCode", "") or domain.text("DomainName")
+            servers[name] = [str(host).lower() for host in hosts]
+        if not domains or len(servers) >= answer.number("TotalCount"):
             break
     return servers
 
@@ -264,7 +265,10 @@ def relevant_caa(name_servers: dns.NameServers, domain: str) -> tuple[str, list[
     name = domain.removeprefix("*.")
     while name:
         if records := name_servers.records(name, "CAA"):
-            return name, [(r.flags, r.tag.decode().lower(), r.value.decode()) for r in records]
+            # RFC 8659 section 4.1 wants ASCII; what is none will match no CA's name.
+            return name, [
+                (r.flags, r.tag.decode("latin-1").lower(), r.value.decode("latin-1")) for r in records
+            ]
         name = name.partition(".")[2]
     return "", []
 
@@ -307,7 +311,8 @@ def check_caa(
     where, records = relevant_caa(name_servers, domain)
     if not records:
         return None
-    identities = [str(identity).lower() for identity in about(directory).get("caaIdentities") or ()]
+    named = about(directory).get("caaIdentities")
+    identities = [str(identity).lower() for identity in named] if isinstance(named, list) else []
     problem = caa_problem(records, identities, domain.startswith("*."), account_url)
     if problem and not identities:
         text = (
@@ -324,7 +329,7 @@ def check_caa(
 def check_cdn_domain(cdn: alibaba.Client, domain: str) -> Finding:
     """Whether the CDN has a domain, and the domain leads to it. An unknown one is an ApiError."""
     answer = cdn.call(DescribeDomainCertificateInfoRequest, {"DomainName": domain}, brief=True)
-    for info in answer["CertInfos"]["CertInfo"]:
+    for info in answer.objects("CertInfos", "CertInfo"):
         if info.get("DomainCnameStatus", "ok") != "ok":
             text = f"{domain} is there, but its CNAME does not lead there: {info['DomainCnameStatus']}"
             return Finding("warn", "CDN", text, "add the CNAME record that the CDN's console shows")

@@ -72,13 +72,21 @@ def check_profile(ca: acme.Client, profile: str | None) -> None:
         )
 
 
+def host_of(url: str) -> str:
+    """The host and port of an address; nothing for what is no address."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
+
+
 def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> dict[str, Any] | None:
     """The order of an earlier run, when the CA says that it can still be used for the same names."""
     try:
         order = ca.post_as_get(saved["order_url"]).object(status=str, identifiers=list)
     except acme.Unreachable as failure:
         # The CA answers, or we would not be here. An address elsewhere that does not answer is of no use.
-        if urlsplit(saved["order_url"]).netloc == urlsplit(ca.url("newOrder")).netloc:
+        if host_of(saved["order_url"]) == host_of(ca.url("newOrder")):
             raise
         reason = failure.what
     except acme.Problem as problem:
@@ -88,10 +96,9 @@ def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> di
         # Gone (404), or another account's (403): then it is of no use, and that is all we wanted to know.
         reason = problem.what
     else:
-        named = {
-            identifier.get("value") for identifier in order["identifiers"] if isinstance(identifier, dict)
-        }
-        return order if named == set(domains) and order["status"] in USABLE else None
+        named = [i.get("value") for i in order["identifiers"] if isinstance(i, dict)]
+        same = all(name in named for name in domains) and all(name in domains for name in named)
+        return order if same and order["status"] in USABLE else None
     show.facts(saved=f"the order of an earlier run cannot be had any more: {reason}")
     return None
 

@@ -22,7 +22,7 @@ from aliyunsdkalidns.request.v20150109.DeleteDomainRecordRequest import DeleteDo
 from aliyunsdkalidns.request.v20150109.DescribeDomainRecordsRequest import DescribeDomainRecordsRequest
 from aliyunsdkalidns.request.v20150109.DescribeDomainsRequest import DescribeDomainsRequest
 
-from common import acme, alibaba, config, dns, jws, show
+from common import acme, alibaba, config, dns, jws, names, show
 from common.failure import Failure, Usage
 from common.journal import Entry, Journal
 
@@ -58,6 +58,14 @@ def is_token(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value) is not None
 
 
+def is_name(value: Any) -> bool:
+    """Whether this is a DNS name as we would order a certificate for it."""
+    try:
+        return isinstance(value, str) and names.dns_name(value) == value
+    except ValueError:
+        return False
+
+
 def side_by_side(ask: Callable[[Any, bool], acme.Answer], items: Sequence[Any]) -> list[acme.Answer]:
     """ask(item, brief) for each item, some at once. The first is shown whole; the others are alike."""
     # A second connection takes three round trips before it is of use: for a few requests, one is as quick.
@@ -73,6 +81,11 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
     challenges: list[Challenge] = []
     for authorization in authorizations:
         domain = authorization["identifier"].get("value")
+        if not is_name(domain):
+            raise Failure(
+                "the CA's answer has no usable identifier: an authorization is for what is no DNS name",
+                "run it again; if it stays so, tell the CA",
+            )
         if authorization["status"] == "valid":
             # The CA remembers an earlier proof. Nothing to do for this name.
             show.facts(valid=f"{domain}, since an earlier order and until {authorization.get('expires')}")
@@ -114,10 +127,10 @@ def my_zones(cloud: alibaba.Client) -> list[str]:
     zones: list[str] = []
     for page in range(1, 1000):
         answer = cloud.call(DescribeDomainsRequest, {"PageNumber": str(page), "PageSize": "100"}, brief=True)
-        domains = answer["Domains"]["Domain"]
+        domains = answer.objects("Domains", "Domain")
         # An internationalised domain is known to DNS, and to the CA, by its A-label.
-        zones += [domain.get("PunyCode") or domain["DomainName"] for domain in domains]
-        if not domains or len(zones) >= answer["TotalCount"]:
+        zones += [domain.text("PunyCode", "") or domain.text("DomainName") for domain in domains]
+        if not domains or len(zones) >= answer.number("TotalCount"):
             break
     return zones
 
@@ -128,7 +141,7 @@ def add_txt_record(cloud: alibaba.Client, zone: str, rr: str, value: str, brief:
     rr: the name within the zone, "_acme-challenge.www", or "@" for the zone itself
     """
     parameters = {"DomainName": zone, "RR": rr, "Type": "TXT", "Value": value}
-    return cloud.call(AddDomainRecordRequest, parameters, brief)["RecordId"]
+    return cloud.call(AddDomainRecordRequest, parameters, brief).text("RecordId")
 
 
 def find_txt_record(cloud: alibaba.Client, zone: str, rr: str, value: str) -> str | None:
@@ -140,9 +153,9 @@ def find_txt_record(cloud: alibaba.Client, zone: str, rr: str, value: str) -> st
         "ValueKeyWord": value,
         "PageSize": "500",
     }
-    records = cloud.call(DescribeDomainRecordsRequest, parameters)["DomainRecords"]["Record"]
+    records = cloud.call(DescribeDomainRecordsRequest, parameters).objects("DomainRecords", "Record")
     # The service searches loosely: "_acme-challenge" finds "_acme-challenge.www" too.
-    return next((r["RecordId"] for r in records if (r["RR"], r["Value"]) == (rr, value)), None)
+    return next((r.text("RecordId") for r in records if (r["RR"], r["Value"]) == (rr, value)), None)
 
 
 def delete_txt_record(cloud: alibaba.Client, record_id: str, brief: bool = False) -> None:
@@ -159,7 +172,7 @@ class Publisher:
 
     def __init__(self, settings: config.Settings) -> None:
         self.cloud = alibaba.connect(settings, "alidns")
-        self.journal = Journal(settings.state, JOURNAL, "05_dns_challenge.py")
+        self.journal = Journal(settings.state, JOURNAL, "05_dns_challenge.py", "zone", "rr", "value")
         self.pool = ThreadPoolExecutor(AT_ONCE)
 
     def publish(self, wanted: dict[str, set[str]]) -> dict[str, str]:
@@ -289,7 +302,8 @@ def prove(
 def why_invalid(ca: acme.Client, order: dict[str, Any]) -> Failure:
     """The CA's reason for every name that it refused, from the authorizations' challenges."""
     lines, kind = ["the order is invalid:"], ""
-    for url in order.get("authorizations", []):
+    urls = order.get("authorizations")
+    for url in urls if isinstance(urls, list) else []:
         authorization = ca.post_as_get(url, brief=True).object(status=str, identifier=dict, challenges=list)
         for challenge in authorization["challenges"]:
             if isinstance(challenge, dict) and isinstance(challenge.get("error"), dict):

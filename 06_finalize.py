@@ -35,7 +35,7 @@ def download_chain(
 ) -> list[crypto_x509.Certificate]:
     """The certificate and its issuers, leaf first; of several chains the preferred one, else the CA's default."""
     answer = ca.post_as_get(certificate_url)
-    chain = x509.split_chain(str(answer.body).encode(), certificate_url)
+    chain = x509.split_chain(str(answer.body).encode(errors="replace"), certificate_url)
     if not preferred_chain:
         return chain
     # Section 7.4.2: other chains for the same leaf, up to other roots, are linked as "alternate".
@@ -43,7 +43,7 @@ def download_chain(
     if issuers[0] == preferred_chain:
         return chain
     for url in answer.links("alternate"):
-        alternate = x509.split_chain(str(ca.post_as_get(url).body).encode(), url)
+        alternate = x509.split_chain(str(ca.post_as_get(url).body).encode(errors="replace"), url)
         issuers.append(x509.issuer_name(alternate[-1]))
         if issuers[-1] == preferred_chain:
             return alternate

@@ -36,8 +36,8 @@ def set_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair) -> 
 def shows_certificate(cdn: alibaba.Client, domain: str, pair: install.KeyPair, brief: bool = False) -> bool:
     """Whether the CDN says that this certificate is the domain's."""
     answer = cdn.call(DescribeDomainCertificateInfoRequest, {"DomainName": domain}, brief)
-    for info in answer["CertInfos"]["CertInfo"]:
-        pem = info.get("ServerCertificate") or ""
+    for info in answer.objects("CertInfos", "CertInfo"):
+        pem = info.text("ServerCertificate", "")
         if info.get("ServerCertificateStatus") == "on" and pem:
             return pair.is_in(pem, domain)
     return False

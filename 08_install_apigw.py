@@ -35,8 +35,7 @@ def shows_certificate(
 ) -> bool:
     """Whether API Gateway says that this certificate is the domain's. (Its answer holds the private key too.)"""
     answer = gateway.call(DescribeDomainRequest, {"GroupId": group_id, "DomainName": domain}, brief)
-    pem = answer.get("CertificateBody") or ""
-    return pair.is_in(pem, domain)
+    return pair.is_in(answer.text("CertificateBody", ""), domain)
 
 
 def main(settings: config.Settings) -> None:

@@ -166,6 +166,8 @@ class Client:
         self._verify: str | bool = ca_bundle or True
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Language": "en"})
+        # Not followed anyway; but requests would take the address apart, and read the whole body, to know where to.
+        self._session.get_redirect_target = lambda response: None  # type: ignore[method-assign, assignment]
         self._nonces: list[str] = []
         self._lock = threading.Lock()
         self._brief = brief
@@ -343,7 +345,8 @@ class Client:
                 stream=True,
             )
             content = _read(response)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            # ValueError: the address cannot be one, or the answer's first lines are not HTTP.
             reason = _reason(error)
             show.exchange(method, url, sent, f"no answer: {reason}", {}, time.monotonic() - started, "acme")
             raise _unreachable(method, url, error, reason) from None
@@ -430,11 +433,11 @@ def retry_after(header: str | None) -> float | None:
     """Retry-After in seconds from now, from either of its forms (RFC 9110 section 10.2.3); None when it is neither."""
     if header is None:
         return None
-    if header.strip().isdecimal():
+    if re.fullmatch("[ \t]*[0-9]+[ \t]*", header):
         return min(float(header), A_YEAR)
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # RFC 9110 section 5.6.7: an HTTP date is GMT, even where it does not say so.
     moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
@@ -513,7 +516,7 @@ def _status_of(answer: Answer, brief: bool) -> str:
     return ""
 
 
-def _reason(error: requests.RequestException | urllib3.exceptions.HTTPError) -> str:
+def _reason(error: Exception) -> str:
     """The heart of a connection error: requests wraps it several times."""
     if isinstance(error, requests.exceptions.SSLError):
         return f"TLS: {_innermost(error)}"

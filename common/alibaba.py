@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.request import getproxies, proxy_bypass
 
 from aliyunsdkcore.acs_exception.exceptions import ClientException
@@ -86,6 +86,34 @@ class ApiError(Failure):
         )
 
 
+class Members(dict[str, Any]):
+    """A JSON object of an answer; Failure for a member that it lacks, or that is not what it should be."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise Failure(
+            f"Alibaba Cloud's answer has no usable {name}", "run it again; if it stays so, report it"
+        )
+
+    def text(self, name: str, otherwise: str | None = None) -> str:
+        """A text; `otherwise`, if there is one, where the service leaves it out or says null."""
+        value = otherwise if self.get(name) is None else self[name]
+        return value if isinstance(value, str) else self.__missing__(name)
+
+    def number(self, name: str) -> int:
+        return self[name] if isinstance(self[name], int) else self.__missing__(name)
+
+    def listed(self, name: str, item: str) -> list[Any]:
+        """A list, which Alibaba writes as {"Domains": {"Domain": [...]}}."""
+        holder = self[name]
+        items = holder.get(item) if isinstance(holder, Members) else None
+        return items if isinstance(items, list) else self.__missing__(name)
+
+    def objects(self, name: str, item: str) -> list["Members"]:
+        """A list of objects."""
+        items = self.listed(name, item)
+        return items if all(isinstance(one, Members) for one in items) else self.__missing__(name)
+
+
 class Credentials(NamedTuple):
     """An access key, with its STS token when it is a temporary one."""
 
@@ -137,7 +165,7 @@ class Client:
 
     def call(
         self, request_class: type[RpcRequest], parameters: Mapping[str, str], brief: bool = False
-    ) -> dict[str, Any]:
+    ) -> Members:
         """Make one call and return its answer; tried again when the service is busy or the connection breaks.
 
         request_class: the SDK's class of the action; it holds product, version and action name
@@ -161,7 +189,7 @@ class Client:
 
     def _call_once(
         self, request_class: type[RpcRequest], parameters: Mapping[str, str], brief: bool
-    ) -> dict[str, Any]:
+    ) -> Members:
         request = request_class()
         action = request.get_action_name()
         request.set_endpoint(self.endpoint)
@@ -307,27 +335,20 @@ def _reason(message: str) -> str:
     return show.clean(known[0] if known else words).strip(" .(")
 
 
-class _Members(dict[str, Any]):
-    """A JSON object of an answer; a member that should be there and is not is a Failure."""
-
-    def __missing__(self, name: str) -> Any:
-        raise Failure(f"Alibaba Cloud's answer has no {name}", "run it again; if it stays so, report it")
-
-
 def _off_by(date: str | None) -> str:
     """How far this machine's clock is from the service's, which is in the Date header of its answers."""
     try:
         moment = parsedate_to_datetime(date or "")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return ""
     moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
     minutes = (datetime.now(timezone.utc) - moment).total_seconds() / 60
     return f" This machine's clock is {abs(minutes):.0f} minutes {'ahead' if minutes > 0 else 'behind'}."
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _object(text: str) -> Members | None:
     try:
-        value = json.loads(text, object_hook=_Members)
+        value = json.loads(text, object_hook=Members)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, Members) else None

@@ -119,8 +119,11 @@ def _setting(parse: Callable[[str], Any], default: Any = None) -> Any:
     return field(default=default, metadata={"parse": parse})
 
 
-# A path in the settings is relative to the settings file; load() makes it so.
-_path = Path
+def _path(text: str) -> Path:
+    """A path relative to the settings file; load() makes it so."""
+    if "\0" in text:
+        raise ValueError("no path has a NUL character")
+    return Path(text)
 
 
 @dataclass(frozen=True)
@@ -257,10 +260,11 @@ def _load_section(file: Path, section: str, kind: Any, texts: dict[str, str]) ->
             raise Usage(f"{where}: has no value", "give it one, or take the line out")
         try:
             values[key] = parsers[key](text.strip())
-        except ValueError as error:
+            if isinstance(values[key], Path):
+                values[key] = file.absolute().parent / values[key].expanduser()
+        except (ValueError, RuntimeError) as error:
+            # RuntimeError: "~name" of somebody who has no home folder.
             raise Usage(f"{where}: {error}", f"correct it in {file}") from None
-        if isinstance(values[key], Path):
-            values[key] = file.absolute().parent / values[key].expanduser()
     return kind(**values)
 
 

@@ -28,7 +28,7 @@ class KeyPair:
     def is_in(self, pem: str, source: str) -> bool:
         """Whether a service's PEM begins with this certificate; what cannot be read is another one."""
         try:
-            return x509.split_chain(pem.encode(), source)[0] == self.leaf
+            return x509.split_chain(pem.encode(errors="replace"), source)[0] == self.leaf
         except Failure:
             return False
 

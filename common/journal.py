@@ -7,19 +7,31 @@ instant the process dies, the next one knows of everything that may exist.
 import threading
 from typing import Any
 
+from common.failure import Usage
 from common.state import State
 
 Entry = dict[str, Any]
 
 
 class Journal:
-    """Entries in one JSON file of the state folder; safe to use from several threads."""
+    """Entries in one JSON file of the state folder; safe to use from several threads.
 
-    def __init__(self, state: State, name: str, written_by: str) -> None:
+    facts: what every entry says, such as "zone"; Usage when the file has an entry that does not
+    """
+
+    def __init__(self, state: State, name: str, written_by: str, *facts: str) -> None:
         self._state, self._name = state, name
         self._lock = threading.Lock()
-        saved = state.read_json(name, written_by, entries=list)["entries"] if state.exists(name) else []
-        self._entries: list[Entry] = [dict(entry) for entry in saved]
+        self._entries: list[Entry] = (
+            state.read_json(name, written_by, entries=list)["entries"] if state.exists(name) else []
+        )
+        for entry in self._entries:
+            known = isinstance(entry, dict) and entry.keys() >= set(facts)
+            if not known or not all(isinstance(fact, str) for fact in entry.values()):
+                raise Usage(
+                    f"{state.path(name)} is damaged: it has no usable entries",
+                    f"move it away and run {written_by} again",
+                )
 
     def entries(self) -> list[Entry]:
         with self._lock:

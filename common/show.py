@@ -37,7 +37,8 @@ _SECRET_PARAMETER = re.compile(rf"({_SECRET_NAMES})(%3D|=)[^&\s\"']+")
 # A private key block, whole or cut off, plain or percent-encoded once or twice.
 _MARK = r"[A-Z0-9 +%]*?PRIVATE(?: |\+|%20|%2520)KEY-----"
 _PRIVATE_KEY = re.compile(rf"-----BEGIN{_MARK}.*?(?:-----END{_MARK}|\Z)", re.DOTALL)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# The surrogates at the end, which JSON can hold alone, cannot be written to any stream.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _WIDTH = 100
 _DEEPEST = 12  # levels of JSON that are shown
 _MOST_ITEMS = 6

@@ -20,6 +20,8 @@ from common.failure import Failure, Usage
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s.+?-----END CERTIFICATE-----\r?\n?", re.DOTALL)
+# What the parser raises for what is no certificate or signing request, or has a part that cannot be.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
 # A CA's clock and ours may differ a little; a certificate this young is good.
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -80,8 +82,12 @@ def public_key_der(key: PrivateKey | x509.Certificate | x509.CertificateSigningR
 
 def load_csr(pem: bytes, file: Path) -> x509.CertificateSigningRequest:
     try:
-        return x509.load_pem_x509_csr(pem)
-    except ValueError:
+        csr = x509.load_pem_x509_csr(pem)
+        # The parser itself looks no further; what is used later must be readable too.
+        dns_names(csr)
+        csr.public_key()
+        return csr
+    except _UNREADABLE:
         raise Usage(
             f"{file}: is not a PEM certificate signing request", "run 02_create_cert_key_csr.py"
         ) from None
@@ -103,13 +109,7 @@ def split_chain(pem: bytes, source: str | Path) -> list[x509.Certificate]:
         raise Failure(f"{source}: ends in the middle of a certificate", "get it anew: 06_finalize.py")
     try:
         certificates = [_read_certificate(block) for block in blocks]
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.InvalidVersion,
-        x509.DuplicateExtension,
-    ) as error:
+    except _UNREADABLE as error:
         # cryptography's message goes on with an address in its own documentation.
         reason = str(error).partition(". See ")[0]
         raise Failure(
