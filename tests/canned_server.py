@@ -30,6 +30,9 @@ class CannedServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Else a body would wait until the client has acknowledged the headers, 40 ms later.
+            wbufsize = -1
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 self.reply("GET", None)
