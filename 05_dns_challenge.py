@@ -83,8 +83,7 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
         domain = authorization["identifier"].get("value")
         if not is_name(domain):
             raise Failure(
-                "the CA's answer has no usable identifier: an authorization is for what is no DNS name",
-                "run it again; if it stays so, tell the CA",
+                "the CA's answer has no usable identifier", "run it again; if it stays so, tell the CA"
             )
         if authorization["status"] == "valid":
             # The CA remembers an earlier proof. Nothing to do for this name.

@@ -108,7 +108,7 @@ class Members(dict[str, Any]):
         items = holder.get(item) if isinstance(holder, Members) else None
         return items if isinstance(items, list) else self.__missing__(name)
 
-    def objects(self, name: str, item: str) -> list["Members"]:
+    def objects(self, name: str, item: str) -> list[Members]:
         """A list of objects."""
         items = self.listed(name, item)
         return items if all(isinstance(one, Members) for one in items) else self.__missing__(name)
