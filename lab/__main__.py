@@ -123,6 +123,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--cdn-port", type=port, default=5443, metavar="N")
     up.add_argument("--apigateway-port", type=port, default=5444, metavar="N")
     up.add_argument(
+        "--page-port", type=port, default=8300, metavar="N", help="the live picture, for a browser"
+    )
+    up.add_argument(
         "--lag", type=seconds, nargs=2, default=[0.0, 0.0], metavar="S", help="how late each name server is"
     )
     up.add_argument(

@@ -92,6 +92,10 @@ class NameServer:
         self.port = port
         self.queries: collections.deque[Query] = collections.deque(maxlen=10_000)
         self.on_query: Callable[[Query], None] | None = None
+        # Called with a question and its answer: a message, octets that a fault made, or None for silence.
+        self.on_answer: Callable[[dns.message.Message, dns.message.Message | bytes | None], None] | None = (
+            None
+        )
         self._store = store
         self._faults = faults or Faults()
         self._label = label
@@ -140,6 +144,8 @@ class NameServer:
             log.exception("cannot answer %s", query.question)
             response = dns.message.make_response(query)
             response.set_rcode(dns.rcode.SERVFAIL)
+        if self.on_answer is not None:
+            self.on_answer(query, response)
         if response is None or isinstance(response, bytes):
             return response
         if transport == "tcp":

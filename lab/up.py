@@ -16,6 +16,8 @@ from typing import IO, Any, NoReturn
 
 from lab import LabError, bootstrap, pki
 from lab.lab import Lab, Ports
+from lab.page.server import PageServer
+from lab.page.watch import Watch
 
 HEADER = '# Made by "python3 lab up", which takes it away when it ends.\n'
 PROFILE = "lab"
@@ -31,8 +33,9 @@ def run(options: argparse.Namespace) -> int:
             _set_old_state_aside(folder / "lab-state")
             with _lab(options, private) as lab:
                 _write_settings(lab, settings, private)
-                _say_ready(lab, settings)
-                lab.pebble.wait_until_ended()
+                with Watch(lab, settings) as watch, PageServer(watch, options.page_port) as page:
+                    _say_ready(lab, settings, page.url)
+                    lab.pebble.wait_until_ended()
     except KeyboardInterrupt:
         # While Python ends, a signal would have its default effect again.
         _handle_signals(signal.SIG_IGN)
@@ -160,7 +163,7 @@ def _write_settings(lab: Lab, settings: Path, private: Path) -> None:
     )
 
 
-def _say_ready(lab: Lab, settings: Path) -> None:
+def _say_ready(lab: Lab, settings: Path, page: str) -> None:
     """Say where every part listens, and what to type in the second terminal."""
     print("lab ready")
     print(f"  CA                {lab.directory_url}")
@@ -170,6 +173,7 @@ def _say_ready(lab: Lab, settings: Path) -> None:
     print(f"  CDN edge          {lab.cdn_edge}")
     print(f"  API Gateway edge  {lab.apigateway_edge}")
     print(f"  settings          {settings}")
+    print(f"  live picture      {page}")
     print("\nIn a second terminal:")
     if Path.cwd() != bootstrap.ROOT:
         print(f"  cd {_quoted(str(bootstrap.ROOT))}")

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from common import config
 from lab import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
-PORT_OPTIONS = ("--ca-port", "--management-port", "--alibaba-port", "--cdn-port", "--apigateway-port")
+PORT_OPTIONS = (
+    "--ca-port",
+    "--management-port",
+    "--alibaba-port",
+    "--cdn-port",
+    "--apigateway-port",
+    "--page-port",
+)
 ANY_PORTS = ["--dns-port", "0", "0", *(word for option in PORT_OPTIONS for word in (option, "0"))]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
@@ -119,7 +127,7 @@ def test_when_it_is_ready_every_part_answers_and_the_settings_are_there(
     up.read_until("Ctrl-C")
 
     assert "lab ready" in up.lines
-    assert len(up.ports) == 7
+    assert len(up.ports) == 8
     assert open_ports(up.ports) == up.ports
     text = (tmp_path / "lab.ini").read_text()
     assert text.startswith("# Made by")
@@ -129,6 +137,9 @@ def test_when_it_is_ready_every_part_answers_and_the_settings_are_there(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     secret = re.search(r"access_key_secret = (\S+)", settings.alibaba.credentials_file.read_text())[1]
     assert secret not in text + up.said
+    page = re.search(r"live picture +(http://\S+)", up.said)[1]
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page) as response:
+        assert "ACME, call by call" in response.read().decode()
 
 
 def test_it_says_every_script_to_type_and_one_typed_so_works(

@@ -233,6 +233,12 @@ class AliDns:
             and (version.deleted_at is None or at < version.deleted_at)
         )
 
+    def ended(self, zone: str) -> tuple[Record, ...]:
+        """The records, and older versions of records, that a zone had in the last ten minutes and has no more."""
+        with self._lock:
+            hosted = self._zones.get(to_ascii(zone))
+            return tuple(hosted.ended) if hosted else ()
+
     # Changes: every version keeps the time it began and ended.
 
     def _insert(self, zone: Zone, record: Record, moment: float | None = None) -> str:

@@ -111,6 +111,11 @@ class ApiGateway:
         with self._lock:
             self._groups[group_id].domains[domain_name.lower()] = Domain(domain_name.lower())
 
+    def domain_names(self) -> list[str]:
+        """Every domain that is bound to a group."""
+        with self._lock:
+            return [name for group in self._groups.values() for name in group.domains]
+
     def certificate_for(self, server_name: str) -> tuple[str, str] | None:
         """(chain, private key), both PEM, that an edge serves now for this SNI."""
         name = server_name.lower().rstrip(".")

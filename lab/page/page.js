@@ -375,29 +375,43 @@ function drawWorld() {
   panel("Account", acme.account && [entry(ending(acme.account.url), acme.account.status)]);
   panel("Order", order && [entry(ending(order.url), order.status), element("p", "names", order.names)]);
   panel("Authorizations", acme.authorizations.size && [...acme.authorizations].map(([name, status]) => entry(name, status)));
+  panel("DNS records", list(world.zones).length && world.zones.map((zone) => element(
+    "div", "zone", element("h3", "", zone.zone), ...zone.records.map(zoneRecord))));
   panel("Certificates", list(world.certificates).length && world.certificates.map((certificate) => element(
     "div", certificate.current ? "current" : "",
     entry(`${certificate.serial}${certificate.current ? " · in use" : ""}`, certificate.status),
-    element("p", "names", `${list(certificate.names).join(", ")}; until ${certificate.until.slice(0, 10)}`),
+    element("p", "names", `${list(certificate.names).join(", ")}; until ${certificate.until}`),
   )));
-  panel("What the edges serve", list(world.edges).length && world.edges.map((edge) => element(
+  for (const zone of list(world.zones)) for (const record of zone.records) seenRecords.add(record.id);
+  panel("Edges", list(world.edges).length && world.edges.map((edge) => element(
     "div", `edge ${edge.locked ? "good" : "bad"}`,
     icon(edge.locked ? "locked" : "open", edge.locked ? "verified" : "not verified"),
     element("span", "", element("strong", "", edge.domain), element("span", "names", edge.words)),
   )));
 }
 
+// A record is marked when it comes, and struck through for a while when it is gone.
+const seenRecords = new Set();
+function zoneRecord(record) {
+  const isNew = seenRecords.size && !seenRecords.has(record.id);
+  const isProof = record.type === "TXT" && record.name.startsWith("_acme-challenge");
+  const words = [element("strong", "", `${record.type} ${record.name}`), ` ${record.value}`];
+  const gone = record.gone ? [element("del", "", ...words), " gone"] : words;
+  return element("p", `record ${isProof ? "proof" : ""} ${isNew ? "new" : ""} ${record.gone ? "gone" : ""}`, ...gone);
+}
+
 const panels = new Map();
 
+for (const title of ["Account", "Order", "Authorizations", "Certificates", "Edges", "DNS records", "Faults"]) {
+  const made = element("details", "panel", element("summary", "", element("h2", "", title)), element("div", ""));
+  made.open = title !== "Faults" && matchMedia("(min-width: 60rem)").matches;
+  made.hidden = true;
+  panels.set(title, made);
+  document.querySelector("aside").append(made);
+}
+
 function panel(title, content) {
-  let made = panels.get(title);
-  if (!made) {
-    const body = element("div", "");
-    made = element("details", "panel", element("summary", "", element("h2", "", title)), body);
-    made.open = matchMedia("(min-width: 60rem)").matches;
-    document.querySelector("aside").append(made);
-    panels.set(title, made);
-  }
+  const made = panels.get(title);
   made.hidden = !content;
   made.lastChild.replaceChildren(...(content || []));
 }
@@ -412,6 +426,109 @@ function ending(url) {
 }
 
 
+// The faults: which are on, and a form to switch one on. NAME[=VALUE][@WHERE][*COUNT | %CHANCE], as lab/faults has it.
+
+function option(value, label = value) {
+  const made = element("option", "", label);
+  made.value = value;
+  return made;
+}
+
+function field(label, control) {
+  return element("label", "", `${label} `, control);
+}
+
+function makeFaults(parts) {
+  const name = element("select", "", ...parts.map((part) => {
+    const group = element("optgroup", "", ...part.faults.map((fault) => option(fault.name)));
+    group.label = part.name;
+    return group;
+  }));
+  const value = element("input", "");
+  Object.assign(value, { type: "number", min: 0, step: "any" });
+  const where = element("select", "");
+  const often = element("select", "", option("", "always"), option("*1", "once"), option("*3", "three times"), option("%50", "half of the time"), option("%10", "one time in ten"));
+  const description = element("p", "quiet");
+  const form = element("form", "", field("Fault", name), description, field("Where", where), field("How often", often), field("Value", value), element("button", "", "Switch on"));
+  const choose = () => {
+    const part = parts.find((one) => one.faults.some((fault) => fault.name === name.value));
+    description.textContent = `${part.faults.find((fault) => fault.name === name.value).description}.`;
+    where.replaceChildren(option("", "where it usually is"), ...part.where.map((place) => option(place)));
+  };
+  name.addEventListener("change", choose);
+  choose();
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const [amount, place] = [value.value && `=${value.value}`, where.value && `@${where.value}`];
+    switchFault({ on: name.value + amount + place + often.value });
+  });
+  const active = element("ul", "");
+  active.id = "active";
+  const refused = element("p", "bad");
+  refused.id = "refused";
+  refused.setAttribute("role", "alert");
+  panel("Faults", [active, form, refused]);
+}
+
+async function switchFault(wanted) {
+  const headers = { "Content-Type": "application/json", "X-Token": document.querySelector("meta[name=token]").content };
+  try {
+    const response = await fetch("faults", { method: "POST", headers, body: JSON.stringify(wanted) });
+    const told = await response.json();
+    page("refused").textContent = told.error ?? "";
+    if (told.active) drawFaults(told.active);
+  } catch {
+    page("refused").textContent = "the lab does not answer";
+  }
+}
+
+function drawFaults(active) {
+  const made = active.map((fault) => {
+    const button = element("button", "", "Switch off");
+    button.setAttribute("aria-label", `Switch ${fault} off`);
+    button.addEventListener("click", () => switchFault({ off: fault.split(/[=@*%]/)[0] }));
+    return element("li", "entry", element("span", "bad", fault), button);
+  });
+  // Not while nothing changes: the focus may be on one of the buttons.
+  if (page("active").textContent !== made.map((item) => item.textContent).join("")) page("active").replaceChildren(...made);
+}
+
+
+// The lab's server sends what happens. When the connection breaks, the browser comes back by itself.
+
+function connect() {
+  const events = new EventSource("events");
+  let epoch = "";
+  const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
+  on("hello", (told) => {
+    // Another lab than before: what was is gone, and so is the token.
+    if (epoch && epoch !== told.epoch) location.reload();
+    if (!epoch) makeFaults(told.parts);
+    ({ epoch, scripts, explanations } = told);
+    page("connection").textContent = "live";
+  });
+  on("records", (records) => {
+    const inSight = !page("story").lastChild || page("story").lastChild.getBoundingClientRect().bottom < innerHeight + 60;
+    show(records);
+    // Whoever reads what was before is not to be dragged away from it.
+    const follow = inSight && !document.querySelector("#story details[open]");
+    if (follow) scrollTo(0, document.documentElement.scrollHeight);
+    page("newest").hidden = follow;
+  });
+  on("world", (told) => {
+    world = told;
+    drawWorld();
+    drawFaults(world.faults);
+  });
+  events.addEventListener("error", () => { page("connection").textContent = "the lab does not answer; is it still up?"; });
+}
+
+page("newest").addEventListener("click", () => {
+  page("newest").hidden = true;
+  scrollTo(0, document.documentElement.scrollHeight);
+});
+
+
 // The frame: the lanes' names, news for screen readers, and the page's source.
 
 function announce(words) {
@@ -419,11 +536,9 @@ function announce(words) {
 }
 
 function show(records) {
-  const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 120;
   records.forEach(add);
   page("empty").hidden = count > 0;
   drawWorld();
-  return atEnd;
 }
 
 page("lanes").append(...LANES.map((name) => element("span", "", name)));
@@ -434,4 +549,6 @@ if (picture) {
   page("connection").textContent = `a report of ${told.title}`;
   document.title = `${told.title} – ACME, call by call`;
   show(told.records);
+} else {
+  connect();
 }

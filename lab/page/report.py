@@ -82,9 +82,7 @@ def certificates(state: Path) -> list[dict[str, Any]]:
         {
             "serial": serial(leaf),
             "names": sorted(look.names(leaf)),
-            "issuer": leaf.issuer.rfc4514_string(),
-            "from": leaf.not_valid_before_utc.isoformat(),
-            "until": leaf.not_valid_after_utc.isoformat(),
+            "until": leaf.not_valid_after_utc.date().isoformat(),
             "current": leaf == current,
             "status": "revoked" if serial(leaf) == revoked else _status_by_date(leaf),
         }
@@ -140,7 +138,10 @@ def _status_by_date(leaf: x509.Certificate) -> str:
 
 def _certificate(path: Path) -> x509.Certificate | None:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        leaf = x509.load_pem_x509_certificate(path.read_bytes())
+        # Extensions are read when they are asked for, and may be nonsense then.
+        look.names(leaf)
+        return leaf
     except (OSError, ValueError):
         return None
 
