@@ -83,12 +83,12 @@ class Report:
             show.result(f"{verdict:<5} {about:<15} {line}{remedy and f'. What to do: {remedy}'}")
 
     @contextlib.contextmanager
-    def trying(self, about: str) -> Iterator[None]:
+    def trying(self, about: str, subject: str = "") -> Iterator[None]:
         """What cannot be looked at is a failed check too, and the others go on."""
         try:
             yield
         except Failure as failure:
-            self.tell(Finding("fail", about, failure.what, failure.remedy))
+            self.tell(Finding("fail", about, f"{subject}{subject and ': '}{failure.what}", failure.remedy))
 
 
 def check_packages(requirements: str) -> Finding:
@@ -223,9 +223,9 @@ def find_place(name: str, name_servers: dns.NameServers, zones: Iterable[str] | 
 def check_delegation(zone: str, delegated: set[str], alibabas: list[str], asked: str) -> Finding:
     """Whether the world asks Alibaba about a zone.
 
-    delegated: the zone's NS records; alibabas: the name servers Alibaba has for it; asked: who told the NS records
+    delegated: the zone's NS records; alibabas: those Alibaba has for it; asked: who told the NS records
     """
-    text = f"{zone}: {asked} {', '.join(sorted(delegated)) or 'no name server'}"
+    text = f"{zone}: its name servers, by {asked}, are {', '.join(sorted(delegated)) or 'none'}"
     strangers = delegated - set(alibabas)
     if delegated and not strangers:
         return Finding("ok", "zone", text)
@@ -402,9 +402,7 @@ def look_at_zones(
     for find in finds:
         with report.trying("zone"):
             places[find.result().name] = find.result()
-    asked = (
-        "[dns] nameservers, asked in place of the DNS, say" if settings.dns.nameservers else "the DNS says"
-    )
+    asked = "[dns] nameservers" if settings.dns.nameservers else "the DNS"
     for zone in dict.fromkeys(place.zone for place in places.values()):
         if zone and zones:
             with report.trying("zone"):
@@ -457,10 +455,10 @@ def look_at_caa(
 def look_at_services(settings: config.Settings, report: Report) -> None:
     """Tell about the domains of the CDN and of API Gateway."""
     for domain in settings.cdn.domains:
-        with report.trying("CDN"):
+        with report.trying("CDN", domain):
             report.tell(check_cdn_domain(alibaba.connect(settings, "cdn"), domain))
     for domain in settings.apigateway.domains:
-        with report.trying("API Gateway"):
+        with report.trying("API Gateway", domain):
             gateway, group_id = (
                 alibaba.connect(settings, "apigateway"),
                 settings.need("apigateway", "group_id"),

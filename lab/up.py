@@ -186,6 +186,8 @@ def _say_ready(lab: Lab, settings: Path, page: str) -> None:
     config = "" if found else f" --config {_quoted(settings.name if beside else str(settings))}"
     for script in sorted(bootstrap.ROOT.glob("[0-9][0-9]_*.py")):
         print(f"  {_quoted(str(python))} {script.name}{config}")
+    directory = "" if beside else f" --directory {_quoted(str(settings.parent))}"
+    print(f"\nIn a third, what you have done, seen from outside:\n  python3 lab check --watch{directory}")
     print("\nCtrl-C here ends the lab.", flush=True)
 
 

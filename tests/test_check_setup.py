@@ -305,7 +305,7 @@ def test_a_domain_that_is_delegated_elsewhere(learner: Learner, lab: Lab):
     ],
 )
 def test_a_delegation_to_alibaba_to_others_and_to_both(script: Any, delegated: set[str], verdict: str):
-    finding = script.check_delegation("example.test", delegated, ["a.test", "b.test"], "the DNS says")
+    finding = script.check_delegation("example.test", delegated, ["a.test", "b.test"], "the DNS")
     assert finding.verdict == verdict
 
 
@@ -336,9 +336,9 @@ def test_domains_that_the_services_do_not_have_or_the_certificate_does_not_cover
         apigateway={"domains": "nosuch.example.test"},
     )
     told = check(learner)
-    assert "InvalidDomain.NotFound" in the(told, "fail", "CDN")
+    assert "nosuch.example.test: InvalidDomain.NotFound" in the(told, "fail", "CDN")
     assert "www.example.test is there" in the(told, "ok", "CDN")
-    assert "NotFoundDomain" in the(told, "fail", "API Gateway")
+    assert "nosuch.example.test: NotFoundDomain" in the(told, "fail", "API Gateway")
     assert "will not cover *.wild.example.test" in the(told, "fail", "settings")
 
 

@@ -156,6 +156,8 @@ def test_it_says_every_script_to_type_and_one_typed_so_works(
         result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "lab-state" / "account.key").exists()
+    (line,) = (line for line in up.lines if "lab check" in line)
+    assert line.strip() == f"python3 lab check --watch --directory {tmp_path}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
