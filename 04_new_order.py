@@ -126,8 +126,9 @@ def main(settings: config.Settings, ca: acme.Client | None = None) -> None:
 
     show.step("newOrder", "RFC 8555 section 7.4")
     answer = new_order(ca, domains, settings.acme.profile, replaced_certificate(ca, state, domains))
+    # Before a look at the rest, of which anything may be wrong: with its URL the order can be gone on with.
+    show.wrote(state.write_json("pending/order.json", {"order_url": answer.location, "order": answer.body}))
     order = answer.object(status=str)
-    show.wrote(state.write_json("pending/order.json", {"order_url": answer.location, "order": order}))
     show.result(answer.location)
     # "ready" at once means that the CA remembers earlier proofs of control and wants no new ones.
     show.next_step("05_dns_challenge.py" if order["status"] == "pending" else "06_finalize.py")

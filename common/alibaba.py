@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     # Only named, so that who copies this file need not copy that one.
     from common.config import Settings
 
+# Its __del__ looks for one, also where Ctrl-C came before there was a session, and would print a traceback.
+AcsClient.session = None
+
 TRIES = 5
 TIMEOUT = (5, 20)  # seconds: to connect, to wait for the answer
 
@@ -229,7 +232,10 @@ class Client:
             code = "InternalError" if status >= 500 else _UNREADABLE
             raise ApiError(action, code, f"{self.endpoint} answered {status} with no JSON object", status)
         if status != 200:
-            code, message = str(answer.get("Code", "UnknownError")), str(answer.get("Message", ""))
+            code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
+            if not re.fullmatch(r"[\w.-]+", code, re.ASCII):
+                words = f"{self.endpoint} answered {status} with no usable error code"
+                raise ApiError(action, _UNREADABLE, words, status)
             if code.startswith("InvalidTimeStamp"):
                 message += _off_by(self.date)
             raise ApiError(action, code, message, status, str(answer.get("RequestId", "")))

@@ -399,8 +399,11 @@ def _append_to_trace(record: dict[str, Any], seconds: float) -> None:
         # The trace is a convenience: a full disk must not stop a script that could still clean up.
         _Output.trace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(_Output.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with open(handle, "ab", buffering=0) as file:
+            written = file.write(line.encode() + b"\n") or 0
+            # Half a line, on a full disk, would spoil the next one too.
+            if written <= len(line):
+                file.truncate(file.tell() - written)
 
 
 def _relative(path: Path) -> str:

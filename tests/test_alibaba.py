@@ -161,14 +161,18 @@ def test_a_try_that_broke_off_is_remembered_and_one_that_was_refused_is_not(
         ((400, {}, b'{"Code": "X", "Message": "\xff\xfe"}'), "X"),
         ((400, {}, b"42"), "UnreadableAnswer"),
         ((400, {}, b"null"), "UnreadableAnswer"),
-        ((400, {}, b'{"Code": {"a": 1}, "Message": ["b"]}'), "{'a': 1}"),
+        ((400, {}, b'{"Code": {"a": 1}, "Message": ["b"]}'), "UnreadableAnswer"),
+        ((400, {}, b'{"Code": "\xff\xfe", "Message": "\x80"}'), "UnreadableAnswer"),
+        ((400, {}, b'{"Message": "no code"}'), "UnreadableAnswer"),
         ((400, {}, b""), "UnreadableAnswer"),
         ((200, {}, b'{"RequestId": "trunc'), "UnreadableAnswer"),
         ((200, {}, b"[1]"), "UnreadableAnswer"),
         ((400, {}, b"[" * 100_000), "UnreadableAnswer"),
     ],
 )
-def test_answers_that_trip_the_sdk_are_clear_errors(server: CannedServer, reply: Reply, code: str):
+def test_answers_that_trip_the_sdk_are_clear_errors(
+    server: CannedServer, pauses: list[float], reply: Reply, code: str
+):
     server.answer = one_after_another(reply)
     with pytest.raises(alibaba.ApiError) as refusal:
         client(server).call(DescribeDomainsRequest, {})
