@@ -93,7 +93,10 @@ def list_or_try_faults(matrix: bool, arguments: "list[str]") -> int:
 
     if matrix:
         bootstrap.enter_virtual_environment(["requirements.txt", "tests/requirements.txt"], arguments)
-        return test(bootstrap.ensure_pebble(), ["tests/test_faults.py", "--matrix", "-n", "2"])
+        return test(
+            bootstrap.ensure_pebble(),
+            ["tests/test_faults.py", "-k", "whatever_goes_wrong", "--matrix", "-n", "2"],
+        )
     bootstrap.enter_virtual_environment(["requirements.txt"], arguments)
     from lab import faults
 
@@ -140,6 +143,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--strict", action="store_true", help="Pebble refuses what a later version will refuse")
     up.add_argument(
         "--fault", action="append", default=[], metavar="NAME", help="a fault; python3 lab faults lists them"
+    )
+    up.add_argument(
+        "--fault-seed", type=int, default=0, metavar="N", help="what decides where faults by chance strike"
     )
     up.add_argument("--directory", metavar="DIR", help="where lab.ini and the state go, else the repository")
 

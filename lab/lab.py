@@ -53,6 +53,7 @@ class Lab:
         ports: Ports = ANY_PORTS,
         pebble: Path | str | None = None,
         faults: Iterable[str] = (),
+        fault_seed: int = 0,
         round_trips: tuple[float, float] = (0.0, 0.0),
         **pebble_options: Any,
     ) -> None:
@@ -60,11 +61,11 @@ class Lab:
 
         `round_trips` are how far away the CA and Alibaba Cloud are, in seconds.
         `pebble` is the program to run, by default the one that bootstrap finds; `faults` are those to begin
-        with (lab/faults), more can be switched while the lab runs; `pebble_options` are the fields of
-        PebbleOptions.
+        with (lab/faults), more can be switched while the lab runs, and `fault_seed` decides where those by
+        chance strike; `pebble_options` are the fields of PebbleOptions.
         """
         self.cloud = Cloud()
-        self.faults = Faults(*faults)
+        self.faults = Faults(*faults, seed=fault_seed)
         self._given_directory = directory
         self._lags = lags
         self._round_trips = round_trips

@@ -59,6 +59,7 @@ def _lab(options: argparse.Namespace, private: Path) -> Lab:
             apigateway=options.apigateway_port,
         ),
         faults=options.fault,
+        fault_seed=options.fault_seed,
         strict=options.strict,
         nonce_reject=options.nonce_reject,
         va_sleep=options.va_sleep,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from common import acme, install, jws
+from common import acme, alibaba, install, jws
 from common.failure import Failure
 from lab import Lab
 from lab.alibaba import Call
@@ -498,6 +498,30 @@ def test_05_tries_again_when_the_service_is_busy(
     assert [call.code for call in calls("AddDomainRecord")] == ["Throttling.User", ""]
     assert "Throttling.User: again in" in run.err
     assert status_of_order(learner) == "ready"
+
+
+@pytest.mark.parametrize(("ahead", "words"), [("5400", "90 minutes behind"), ("-7200", "120 minutes ahead")])
+def test_05_says_by_how_much_this_machines_clock_is_off(
+    orderer: Callable[..., Learner], lab: Lab, ahead: str, words: str
+) -> None:
+    learner = orderer("www.example.test")
+    lab.faults.on(f"alibaba-clock={ahead}@DescribeDomains*1")
+    run = learner.run("05", code=1)
+    assert f"This machine's clock is {words}." in run.err
+    assert "what to do: this machine's clock is wrong: set it" in run.err
+
+
+def test_05_names_no_ttl_so_that_the_service_takes_one_that_the_zone_allows(
+    new_lab: Callable[..., Lab],
+) -> None:
+    lab = new_lab()
+    lab.cloud.dns.add_zone("slow.test", min_ttl=3600)
+    key = alibaba.Credentials(lab.access_key.access_key_id, lab.access_key.access_key_secret)
+    cloud = alibaba.Client(key, "cn-hangzhou", lab.alibaba_endpoint, str(lab.ca_bundle))
+    load_script("05").add_txt_record(cloud, "slow.test", "_acme-challenge", "a value")
+    assert [(record.rr, record.ttl) for record in lab.cloud.dns.records("slow.test")] == [
+        ("_acme-challenge", 3600)
+    ]
 
 
 def test_05_takes_back_the_records_it_could_add_when_one_is_refused(

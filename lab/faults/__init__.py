@@ -24,7 +24,7 @@ from lab import LabError
 Ask = Callable[[], Any]
 
 _SPECIFICATION = re.compile(
-    r"(?P<name>[a-z0-9-]+)(?:=(?P<value>[0-9.]{1,12}))?(?:@(?P<where>\w+))?"
+    r"(?P<name>[a-z0-9-]+)(?:=(?P<value>-?[0-9.]{1,12}))?(?:@(?P<where>\w+))?"
     r"(?:\*(?P<count>[0-9]{1,6})|%(?P<chance>[0-9]{1,3}))?"
 )
 
@@ -178,14 +178,11 @@ def parse(specification: str) -> Active:
         value = float(match["value"]) if match["value"] else None
     except ValueError:
         raise LabError(f"{specification}: {match['value']} is not a number", exit_code=2) from None
-    return Active(
-        specification,
-        fault,
-        value,
-        (where,) if where else fault.at,
-        int(match["count"]) if match["count"] else None,
-        int(match["chance"]) if match["chance"] else 100,
-    )
+    left = int(match["count"]) if match["count"] else None
+    chance = int(match["chance"]) if match["chance"] else 100
+    if left == 0 or chance > 100:
+        raise LabError(f"{specification}: COUNT is from 1, CHANCE from 0 to 100", exit_code=2)
+    return Active(specification, fault, value, (where,) if where else fault.at, left, chance)
 
 
 def find(name: str) -> Fault:

@@ -99,10 +99,11 @@ def alibaba_500(call: Call) -> Answer:
 
 @PART.fault()
 def alibaba_clock(call: Call) -> Answer:
-    """InvalidTimeStamp.Expired: the service's clock is an hour ahead, or =SECONDS, and its Date header says so."""
+    """InvalidTimeStamp.Expired: the service's clock is 3600 s ahead, or =SECONDS."""
     text = "Specified time stamp or date value is expired."
     call.request.cloud.fail_next(call.request.action, ApiError("InvalidTimeStamp.Expired", text))
     ahead = 3600.0 if call.value is None else call.value
+    # Its Date header says so, too.
     return dataclasses.replace(call.ask(), date=time.time() + ahead)
 
 
@@ -155,7 +156,7 @@ _error(
 
 @PART.fault(*SETTING)
 def alibaba_ignored(call: Call) -> Answer:
-    """A certificate is accepted, and configuring it never ends: the domain keeps the one it has."""
+    """A certificate is accepted, and configuring it never ends."""
     # The very answer, without the effect.
     return Answer(200, b'{"RequestId":"0F1A2B3C-0000-0000-0000-000000000000"}', "application/json", "")
 

@@ -300,7 +300,7 @@ _NEW_KINDS = (
 
 @PART.fault("authorization")
 def ca_unknown_challenges(call: Call) -> Reply:
-    """Authorizations offer challenges of unknown types, without a token, before the known ones."""
+    """Before the known challenges stand some of unknown types, without a token."""
     reply = call.ask()
     return reply.json(challenges=[*_NEW_KINDS, None, *document(reply).get("challenges", [])])
 

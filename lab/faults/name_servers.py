@@ -105,7 +105,7 @@ def dns_cname_loop(call: Call) -> Answer:
 
 @PART.fault("TXT")
 def dns_stale(call: Call) -> Answer:
-    """Twelve TXT values of long ago stand beside the right one at the names of challenges."""
+    """Twelve TXT values of long ago stand beside the right one."""
     response = call.ask()
     if not call.request.is_about_a_challenge or not isinstance(response, dns.message.Message):
         return response
