@@ -1,5 +1,6 @@
 """What the tests share: the guard around the network, a lab, and a learner who runs the scripts in it."""
 
+import collections
 import importlib.util
 import json
 import os
@@ -170,6 +171,31 @@ def clean_environment() -> dict[str, str]:
     # No metadata service of a cloud machine, and no profile of whoever runs the tests.
     home = {"ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true", "ALIBABA_CLOUD_CLI_PROFILE_DISABLED": "true"}
     return {**kept, **home, "PYTHONPATH": str(GUARD), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--matrix", action="store_true", help="try every fault at every place (tests/test_faults.py)"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The matrix as a table: for each fault, how many cells were tried and how many held."""
+    if not terminalreporter.config.getoption("matrix"):
+        return
+    tried: collections.Counter[str] = collections.Counter()
+    held: collections.Counter[str] = collections.Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for fault in (value for name, value in report.user_properties if name == "fault"):
+                tried[fault] += 1
+                held[fault] += outcome == "passed"
+    terminalreporter.write_line(f"\n{'fault':<24} tried   held")
+    for fault in [*tried, ""]:
+        name, cells, good = (
+            (fault, tried[fault], held[fault]) if fault else ("all", tried.total(), held.total())
+        )
+        terminalreporter.write_line(f"{name:<24} {cells:>5}  {good:>5}{'' if good == cells else '  <--'}")
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
-"""11_renew.py and 12_change_account_key.py killed: whatever the instant, the next run goes on and nothing is lost.
+"""Scripts killed: whatever the instant, the next run goes on and nothing is lost.
 
 CI kills a few processes. A long run kills as many as it is told, and from fifty on also one at every instant:
-KILLS=50 python3 lab test tests/test_killed.py
+KILLS=200 python3 lab test tests/test_killed.py -s
 """
 
+import collections
+import contextlib
 import json
 import os
 import random
@@ -13,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,8 @@ from conftest import (
     served,
 )
 from cryptography import x509
+from fault_matrix import Workshop
+from fault_matrix import check_state as check_every_file
 
 from common import jws
 from common import x509 as our_x509
@@ -249,3 +253,60 @@ def can_be_resumed(state: Path) -> bool:
         return False
     pending = our_x509.public_key_der(key_of(state / "pending" / "certificate.key"))
     return pending != our_x509.public_key_der(key_of(state / "certificate.key"))
+
+
+SERIES = ("01", "02", "03", "04", "05", "06", "07", "08", "10", "09")
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    workshop = Workshop(tmp_path)
+    yield workshop
+    workshop.close()
+
+
+def public_keys(state: Path) -> set[bytes]:
+    """The public half of every private key that is still there."""
+    return {our_x509.public_key_der(key_of(path)) for path in state.rglob("*.key")}
+
+
+def test_a_series_killed_at_random_moments_is_finished_by_running_each_script_again(workshop: Workshop):
+    lab, randomness = workshop.lab, random.Random(20261124)
+    before = dns_contents(lab)
+    # How long each script lives; of a forked process nothing of that is imports.
+    unharmed, lives = workshop.learner(), {}
+    for script in SERIES:
+        started = time.monotonic()
+        assert workshop.run(unharmed, script).code == 0
+        lives[script] = time.monotonic() - started
+    hits: collections.Counter[str] = collections.Counter()
+    records_left = 0
+    # A script that ended before its kill does not count.
+    while hits.total() < KILLS:
+        learner, made, lost_orders = workshop.learner(), orders(lab), 0
+        doomed = randomness.sample(SERIES, min(KILLS - hits.total(), len(SERIES)))
+        for script in SERIES:
+            if script in doomed:
+                pid = workshop.start(learner, script)
+                time.sleep(randomness.uniform(0, lives[script]))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                hits[script] += workshop.finish(learner).code == -signal.SIGKILL
+                check_every_file(learner.state)
+                records_left += dns_contents(lab) != before
+                # Only the order that the CA made, and that 04 could not keep the URL of, is made again.
+                lost_orders += script == "04" and not (learner.state / "pending" / "order.json").exists()
+            keys = public_keys(learner.state)
+            run = workshop.run(learner, script)
+            assert run.code == 0, f"kill {hits.total()}: {run.all}"
+            check_every_file(learner.state)
+            assert public_keys(learner.state) >= keys, f"kill {hits.total()}, {script}: a key is lost"
+            assert dns_contents(lab) == before, f"kill {hits.total()}, {script}: TXT records are left"
+            if script == "08":
+                assert served(lab.cdn_edge, "www.example.test") == learner.serial()
+                assert served(lab.apigateway_edge, "api.example.test") == learner.serial()
+        assert orders(lab) - made <= 1 + lost_orders
+        assert lab.pebble.certificate_status(learner.chain()[0].serial_number)["Status"] == "Revoked"
+    print(
+        f"\n{hits.total()} killed: {dict(sorted(hits.items()))}; {records_left} left TXT records to the next run"
+    )
