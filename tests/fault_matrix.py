@@ -383,7 +383,7 @@ def get_done(workshop: Workshop, learner: Learner, script: str) -> None:
             if going == script:
                 return
             going = re.findall(r"^next  (\d\d)", run.err, re.MULTILINE)[0]
-        else:
+        elif script != "11":  # which is run again by its timer, and takes every step itself
             wanted = re.findall(r"^what to do: .*?(?:run|anew:) (\d\d)", run.err, re.MULTILINE)
             assert wanted, "\n".join(log)
             going = wanted[0]
