@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
         "--runs", type=int, default=3, metavar="N", help="runs of each, in turns; the median counts"
     )
     bench.add_argument("--limit", type=seconds, default=180.0, metavar="S", help="the longest run")
-    bench.add_argument("--json", metavar="FILE", help="every figure, for machines")
+    bench.add_argument("--json", metavar="FILE", help="every figure, for machines; adds to what it holds")
     bench.add_argument("--svg", metavar="FILE", help="a picture of where the time goes")
     bench.add_argument("--scale", action="store_true", help="instead: 11_renew.py over many settings files")
 

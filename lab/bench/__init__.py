@@ -40,6 +40,12 @@ def run(options: argparse.Namespace) -> int:
         settings={client.name: client.settings for client in present},
         missing={client.name: missing[client.program] for client in clients if client.program in missing},
     )
+    kept = Path(options.json) if options.json else None
+    if kept and kept.exists():
+        # One may measure in parts: what is not measured anew stays.
+        before = report.from_json(json.loads(kept.read_text(encoding="utf-8")))
+        result.cells = before.cells
+        result.settings = before.settings | result.settings
     print(report.heading(result), flush=True)
     for condition in conditions:
         with Bench(condition) as bench:
@@ -47,12 +53,11 @@ def run(options: argparse.Namespace) -> int:
                 cell = report.Cell(
                     condition, names, compare(bench, present, names, options.runs, options.limit)
                 )
-                result.cells.append(cell)
+                result.cells = [one for one in result.cells if not one.same(cell)] + [cell]
                 print(report.table(cell), flush=True)
                 # A bench takes long. What it has found so far is not lost when it is ended.
-                if options.json:
-                    text = json.dumps(report.as_json(result), indent=1)
-                    Path(options.json).write_text(text + "\n", encoding="utf-8")
+                if kept:
+                    kept.write_text(json.dumps(report.as_json(result), indent=1) + "\n", encoding="utf-8")
                 if options.svg:
                     Path(options.svg).write_text(picture.draw(result.cells), encoding="utf-8")
     return int(any(isinstance(cell.outcomes.get(name), str) for cell in result.cells for name in report.OURS))

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lab.bench.clients import CLIENTS
-from lab.bench.issuance import Condition, Run, floor
+from lab.bench.issuance import Condition, Parts, Run, floor
 
 OURS = ("04 05 06", "11_renew.py")
+HEAD = ("date", "machine", "versions", "settings", "missing")
 HEADERS = (
     "client",
     "seconds",
@@ -31,6 +32,9 @@ class Cell:
     names: int
     outcomes: dict[str, Run | str]
 
+    def same(self, other: "Cell") -> bool:
+        return (self.condition.name, self.names) == (other.condition.name, other.names)
+
 
 @dataclass
 class Result:
@@ -42,6 +46,11 @@ class Result:
     settings: dict[str, str]
     missing: dict[str, str]
     cells: list[Cell] = field(default_factory=list)
+
+
+def page(result: Result) -> str:
+    """Everything, in Markdown."""
+    return "\n".join([heading(result), *map(table, result.cells)])
 
 
 def heading(result: Result) -> str:
@@ -95,8 +104,20 @@ def as_json(result: Result) -> dict[str, Any]:
         }
         for cell in result.cells
     ]
-    head = {name: getattr(result, name) for name in ("date", "machine", "versions", "settings", "missing")}
-    return {**head, "cells": cells}
+    return {name: getattr(result, name) for name in HEAD} | {"cells": cells}
+
+
+def from_json(document: dict[str, Any]) -> Result:
+    """What as_json() made a document of."""
+    cells = []
+    for cell in document["cells"]:
+        condition = Condition(**cell["condition"] | {"lags": tuple(cell["condition"]["lags"])})
+        outcomes = {
+            name: figures.get("failed") or Run(**figures | {"parts": Parts(**figures["parts"])})
+            for name, figures in cell["clients"].items()
+        }
+        cells.append(Cell(condition, cell["names"], outcomes))
+    return Result(**{name: document[name] for name in HEAD}, cells=cells)
 
 
 def _figures(outcome: Run | str) -> dict[str, Any]:
