@@ -431,6 +431,44 @@ def test_an_account_whose_end_only_one_side_knows(learner: Learner):
     assert 'account.json says "valid"' in wrong(learner, "13")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("account.key", "account.json", "pending/certificate.key", "pending/certificate.csr"),
+        *("pending/order.json", "pending/dns_records.json", "pending/account.key", "certificate.key"),
+        *("certificate.pem", "fullchain.pem", "certificate.pfx", "renewal.json", "revoked.json"),
+        *("trace.jsonl", "history/account-x.key", "history/0a/certificate.pem"),
+    ],
+)
+def test_whatever_a_file_holds_each_step_has_something_to_say(holder: Learner, name: str):
+    path = holder.state / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for content in (
+        b"",
+        b"\xff\xfe",
+        b"{}",
+        b'{"entries": 1, "failures": 1, "order_url": 7, "last_failure": ""}',
+    ):
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        assert list(states(holder)) == EVERY_STEP
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"domains": ("a..b", "", "*")},
+        {"dns": {"nameservers": "x, 127.0.0.1:y, :::"}},
+        {"cdn": {"domains": "..", "verify_at": "x"}, "apigateway": {"verify_at": "127.0.0.1:1"}},
+        {"files": {"directory": "nowhere"}},
+        {"iis": {"password_file": "nowhere"}},
+    ],
+)
+def test_whatever_the_settings_hold_each_step_has_something_to_say(holder: Learner, sections: dict):
+    holder.settings(**sections)
+    assert list(states(holder)) == EVERY_STEP
+
+
 # The command.
 
 

@@ -66,7 +66,7 @@ def watch(console: Console, settings: Path, ca: Ca) -> int:
                     # A slip of the editor in lab.ini; it will be mended in a moment.
                     seen = Text(str(error))
                 if seen != shown and console.is_terminal:
-                    live.update(seen, refresh=True)
+                    live.update(seen + Text("\nlooking every second; Ctrl-C ends it", "dim"), refresh=True)
                 elif seen != shown:
                     console.print(seen, soft_wrap=True)
                 shown = seen
@@ -84,8 +84,8 @@ def picture(found: Sequence[Step]) -> Text:
 
 def lines(step: Step) -> Text:
     """One step: its state, and what was seen; a hint where it was done wrongly."""
-    style = STYLES[step.state]
-    text = Text(f"{step.state:<7}", style).append(f"  {step.name}  {step.title:<22}  {step.text}", "")
+    text = Text().append(f"{step.state:<7}", STYLES[step.state])
+    text.append(f"  {step.name}  {step.title:<22}  {step.text}")
     if step.hint:
         text.append(f"\n{'':<7}  {'hint':>{len(step.name)}}  {step.hint}", "yellow")
     return text

@@ -219,7 +219,7 @@ def _no_records_left(work: Work) -> None:
         age = time.time() - journal.stat().st_mtime
     except FileNotFoundError:
         return
-    count = len(work.json("pending/dns_records.json").get("entries", []))
+    count = len(work.json("pending/dns_records.json", entries=list)["entries"])
     records = f"{count} TXT record{'s are' if count > 1 else ' is'} still"
     if age < CLEAN_UP_SECONDS:
         raise NotYet(f"every name is proven; {records} to be taken back")
@@ -341,8 +341,9 @@ def renewed(work: Work) -> str:
     record = work.json("renewal.json")
     leaf = work.chain[0]
     if record.get("failures"):
+        first, *_ = str(record.get("last_failure")).splitlines() or ["it does not say why"]
         raise Wrong(
-            f"its last try failed: {str(record.get('last_failure')).splitlines()[0]}",
+            f"its last try failed: {first}",
             "mend the cause; it waits before it tries by itself. How is it told not to wait?",
         )
     if work.ca.status(leaf) == "Revoked":

@@ -130,7 +130,7 @@ class Work:
 
     @functools.cached_property
     def domains(self) -> set[str]:
-        return {look.ascii_name(domain) for domain in self.listed("certificate", "domains")}
+        return {ascii_or_as_it_is(domain) for domain in self.listed("certificate", "domains")}
 
     # The files.
 
@@ -148,13 +148,17 @@ class Work:
                 f"{name} cannot be read: {error.strerror}", "whose is it, and what is its mode?"
             ) from None
 
-    def json(self, name: str) -> dict[str, Any]:
+    def json(self, name: str, **members: type) -> dict[str, Any]:
+        """A JSON object of the state folder, with these members."""
         try:
             value = json.loads(self.read(name))
         except ValueError:
             value = None
         if not isinstance(value, dict):
             raise Wrong(f"{name} is no JSON object", "did an editor or another program touch it?")
+        for member, kind in members.items():
+            if not isinstance(value.get(member), kind):
+                raise Wrong(f"{name} has no usable {member}", "did an editor or another program touch it?")
         return value
 
     def private_key(self, name: str) -> look.Key:
@@ -325,6 +329,14 @@ class Work:
             return look.served_certificate(address, host_of(domain))
         except (OSError, ValueError):
             return None
+
+
+def ascii_or_as_it_is(name: str) -> str:
+    """A name as a certificate has it; what is no name, such as "a..b", stays what it is."""
+    try:
+        return look.ascii_name(name)
+    except UnicodeError:
+        return name
 
 
 def host_of(domain: str) -> str:
