@@ -44,7 +44,8 @@ def _predicted(words: set[str], truth: set[str], why: str) -> str:
         raise NotYet("what do you predict? Write your answer behind the exercise's name")
     if words != {word.lower() for word in truth}:
         raise Wrong(
-            f"it is not: {' '.join(sorted(words))}", "the exercise says where to look; look, and answer again"
+            f"it is not: {' '.join(sorted(words))}",
+            "look at what the script printed and at what it made, and answer again, as often as you like",
         )
     return f"right: {why}"
 
@@ -115,7 +116,7 @@ def second_new_account(work: Work) -> tuple[set[str], str]:
     ]
     answers = [status for status in asked if status.startswith("2")]
     if len(answers) < 2:
-        raise NotYet(f"03 has been run {len(answers)} times so far")
+        raise NotYet("03 has not been run twice yet")
     return {
         answers[-1]
     }, "there is one account to a key; who asks for it again is told its URL (RFC 8555 section 7.3)"
