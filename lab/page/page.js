@@ -236,7 +236,7 @@ function add(record) {
     section.last = made;
     section.list.append(element("li", "", draw(made)));
   }
-  if (row.failed) announce(`error: ${row.title}`);
+  if (row.failed) news.push(`error: ${row.title}`);
 }
 
 function begin(key, record) {
@@ -246,7 +246,7 @@ function begin(key, record) {
   heading.append(element("time", "", clock(record.time)));
   section = { key, rows: new Map(), last: null, step: "", list: element("ol", "") };
   page("story").append(element("section", "", heading, section.list));
-  if (script) announce(script.replaceAll("_", " "));
+  if (script) news.push(script.replaceAll("_", " "));
 }
 
 // <details> and <summary> are what the keyboard and screen readers know already.
@@ -531,12 +531,13 @@ page("newest").addEventListener("click", () => {
 
 // The frame: the lanes' names, news for screen readers, and the page's source.
 
-function announce(words) {
-  page("news").textContent = words;
-}
+let news = [];
 
 function show(records) {
+  news = [];
   records.forEach(add);
+  // Each script that begins and each error, and of many at once the last: a screen reader is not to read for minutes.
+  if (news.length) page("news").textContent = news.slice(-2).join(", ");
   page("empty").hidden = count > 0;
   drawWorld();
 }

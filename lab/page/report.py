@@ -29,17 +29,21 @@ def run(options: argparse.Namespace) -> int:
             f"{trace} is missing: name the state folder of a script that has run ([files] directory)",
             exit_code=2,
         )
-    records = read_trace(trace.read_bytes())
-    picture = {
+    told = picture(state, read_trace(trace.read_bytes()))
+    output.write_text(self_contained(told), encoding="utf-8")
+    print(output)
+    return 0
+
+
+def picture(state: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What page.js draws: these records, and the world as the state folder shows it."""
+    return {
         "title": state.absolute().name,
         "scripts": script_titles(),
         "explanations": explanations(),
         "records": records,
         "world": {"certificates": certificates(state), "edges": handshakes(records)},
     }
-    output.write_text(self_contained(picture), encoding="utf-8")
-    print(output)
-    return 0
 
 
 def read_trace(content: bytes) -> list[dict[str, Any]]:
@@ -103,7 +107,7 @@ def handshakes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def self_contained(picture: dict[str, Any]) -> str:
+def self_contained(told: dict[str, Any]) -> str:
     """The page with its style, its script and the picture's data inside, and a policy that allows nothing else."""
     html, css, script = (
         (PAGE / name).read_text(encoding="utf-8") for name in ("index.html", "page.css", "page.js")
@@ -113,7 +117,7 @@ def self_contained(picture: dict[str, Any]) -> str:
         " base-uri 'none'; form-action 'none'"
     )
     # In a script element only "<" could end it; in JSON it stands in strings only.
-    data = json.dumps(picture).replace("<", "\\u003c")
+    data = json.dumps(told).replace("<", "\\u003c")
     html = html.replace(
         STYLE, f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{css}</style>'
     )
