@@ -382,7 +382,6 @@ function drawWorld() {
     entry(`${certificate.serial}${certificate.current ? " · in use" : ""}`, certificate.status),
     element("p", "names", `${list(certificate.names).join(", ")}; until ${certificate.until}`),
   )));
-  for (const zone of list(world.zones)) for (const record of zone.records) seenRecords.add(record.id);
   panel("Edges", list(world.edges).length && world.edges.map((edge) => element(
     "div", `edge ${edge.locked ? "good" : "bad"}`,
     icon(edge.locked ? "locked" : "open", edge.locked ? "verified" : "not verified"),
@@ -390,10 +389,13 @@ function drawWorld() {
   )));
 }
 
-// A record is marked when it comes, and struck through for a while when it is gone.
-const seenRecords = new Set();
+// A record is marked until the next change when it comes, and struck through for a while when it is gone.
+let newRecords = new Set();
+
+const recordsOf = (one) => list(one.zones).flatMap((zone) => zone.records.map((record) => record.id));
+
 function zoneRecord(record) {
-  const isNew = seenRecords.size && !seenRecords.has(record.id);
+  const isNew = newRecords.has(record.id);
   const isProof = record.type === "TXT" && record.name.startsWith("_acme-challenge");
   const words = [element("strong", "", `${record.type} ${record.name}`), ` ${record.value}`];
   const gone = record.gone ? [element("del", "", ...words), " gone"] : words;
@@ -413,7 +415,9 @@ for (const title of ["Account", "Order", "Authorizations", "Certificates", "Edge
 function panel(title, content) {
   const made = panels.get(title);
   made.hidden = !content;
-  made.lastChild.replaceChildren(...(content || []));
+  // Not while nothing changes: somebody may be reading, or marking, it.
+  const drawn = element("div", "", ...(content || []));
+  if (drawn.innerHTML !== made.lastChild.innerHTML) made.lastChild.replaceWith(drawn);
 }
 
 function entry(name, status) {
@@ -516,6 +520,8 @@ function connect() {
     page("newest").hidden = follow;
   });
   on("world", (told) => {
+    const before = new Set(recordsOf(world));
+    newRecords = new Set(before.size ? recordsOf(told).filter((id) => !before.has(id)) : []);
     world = told;
     drawWorld();
     drawFaults(world.faults);
