@@ -75,6 +75,8 @@ HARMLESS = (
 ORDER_LOST = (
     r"04 ca-(slow|drip|reset-within|reset-after|huge|no-location|other-host)@newOrder"
     r"|06 ca-(other-key|other-names|expired)@|05 dns-(truncated|cname-loop)@(1|TXT|CNAME)"
+    # The records are taken back, and perhaps the CA is only then looking.
+    r"|05 (ca-(slow|drip|reset-within|reset-after)@challenge|sig)"
     # Nowhere to keep the order's URL.
     r"|04 (disk-full|state-read-only|sig)"
     # Whatever broke a renewal off: --force orders anew.

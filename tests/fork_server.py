@@ -51,7 +51,7 @@ class ForkServer:
         self._pid = self._answer(20)
         return self._pid
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """The exit code of the job begun last, negative for a signal as subprocess has it.
 
         timeout: in seconds; one that takes longer is killed, and the answer is TOO_LONG
