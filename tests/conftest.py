@@ -190,12 +190,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             for fault in (value for name, value in report.user_properties if name == "fault"):
                 tried[fault] += 1
                 held[fault] += outcome == "passed"
-    terminalreporter.write_line(f"\n{'fault':<24} tried   held")
-    for fault in [*tried, ""]:
-        name, cells, good = (
-            (fault, tried[fault], held[fault]) if fault else ("all", tried.total(), held.total())
-        )
-        terminalreporter.write_line(f"{name:<24} {cells:>5}  {good:>5}{'' if good == cells else '  <--'}")
+    from fault_matrix import table
+
+    terminalreporter.write_line("\n" + table(tried, held))
 
 
 @pytest.fixture(scope="session")

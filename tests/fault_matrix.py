@@ -7,6 +7,7 @@ import re
 import select
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ MEETS = {
     "CA": {
         "00": ["directory"],
         "03": ["directory", "newNonce", "newAccount", "account"],
-        "04": ["directory", "newNonce", "newOrder"],
+        "04": ["directory", "newNonce", "newOrder", "order"],
         "05": ["order", "authorization", "challenge"],
         "06": ["order", "finalize", "certificate"],
         "09": ["revokeCert"],
@@ -227,8 +228,8 @@ class Workshop:
         learner.settings(domains=DOMAINS, **sections)
         return learner
 
-    def before(self, script: str) -> Learner:
-        """A learner for whom this script is next."""
+    def before(self, script: str, resuming: bool = False) -> Learner:
+        """A learner for whom this script is next; resuming: 04 finds an earlier run's order."""
         learner = self.learner()
         state = State(learner.state)
         if script in ("02", "03"):
@@ -236,6 +237,8 @@ class Workshop:
         elif script == "04":
             shutil.copytree(self.proven.state, learner.state)
             state.remove("pending/order.json")
+            if resuming:
+                self.order(learner)
         elif script in ("05", "12", "13"):
             self.open_account(learner)
             self.request(learner)
@@ -428,6 +431,16 @@ def check_goal(workshop: Workshop, learner: Learner, script: str, fault: str = "
     assert not (state / "pending/dns_records.json").exists()
 
 
+def table(tried: Counter[str], held: Counter[str]) -> str:
+    """What came of the matrix: a row for each fault, with the number of cells tried and held."""
+    rows = [(fault, tried[fault], held[fault]) for fault in tried]
+    rows.append(("all", tried.total(), held.total()))
+    lines = [
+        f"{name:<24} {cells:>5}  {good:>5}{'' if good == cells else '  <--'}" for name, cells, good in rows
+    ]
+    return "\n".join([f"{'fault':<24} tried   held", *lines])
+
+
 Under = Callable[[Workshop, Learner, Cell], Run]
 
 
@@ -447,7 +460,7 @@ def hold(workshop: Workshop, cell: Cell, under: Under) -> Run:
 
 
 def try_one(workshop: Workshop, cell: Cell, under: Under) -> Run:
-    learner = workshop.before(cell.script)
+    learner = workshop.before(cell.script, resuming="@order" in cell.fault)
     before, orders = dns_contents(workshop.lab), workshop.orders()
     run = under(workshop, learner, cell)
     check_words(run, cell.cause)

@@ -7,6 +7,7 @@ import random
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,13 @@ PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
 
 def test_the_page_shows_what_lab_faults_prints():
     assert f"<!-- sample: faults -->\n```text\n{faults.listed()}\n```\n" in PAGE
+
+
+def test_the_page_shows_the_matrix_as_it_is():
+    (sample,) = re.findall(r"<!-- sample: matrix -->\n```text\n(.+?)\n```", PAGE, re.DOTALL)
+    cells = Counter(cell.name for cell in CELLS)
+    assert set(sample.splitlines()) - {"…"} <= set(fault_matrix.table(cells, cells).splitlines())
+    assert len(sample.splitlines()) > 5
 
 
 def test_every_fault_that_the_page_names_can_be_asked_for():
