@@ -114,6 +114,14 @@ def test_chance_is_the_same_for_the_same_seed():
     assert 60 < outcome(1).count("lost") < 120
 
 
+def test_a_lab_takes_the_seed():
+    def outcome(seed: int) -> list[str]:
+        lab = Lab(faults=["ca-reset-before%30"], fault_seed=seed)
+        return [through(lab.faults, "order") for _ in range(300)]
+
+    assert outcome(1) == outcome(1) != outcome(2)
+
+
 @pytest.mark.parametrize(("chance", "lost"), [("0", 0), ("100", 50)])
 def test_no_chance_and_certainty(chance: str, lost: int):
     active = Faults(f"ca-reset-before%{chance}")
