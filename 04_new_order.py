@@ -96,9 +96,8 @@ def live_order(ca: acme.Client, saved: dict[str, Any], domains: list[str]) -> di
         # Gone (404), or another account's (403): then it is of no use, and that is all we wanted to know.
         reason = problem.what
     else:
-        named = [i.get("value") for i in order["identifiers"] if isinstance(i, dict)]
-        same = all(name in named for name in domains) and all(name in domains for name in named)
-        return order if same and order["status"] in USABLE else None
+        named = {str(i.get("value")) for i in order["identifiers"] if isinstance(i, dict)}
+        return order if named == set(domains) and order["status"] in USABLE else None
     show.facts(saved=f"the order of an earlier run cannot be had any more: {reason}")
     return None
 

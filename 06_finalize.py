@@ -64,10 +64,11 @@ def issued_order(
             "the order is pending: control of the names is not yet proven", "run 05_dns_challenge.py first"
         )
     if order["status"] == "ready":
-        ordered = {i.get("value") for i in order.get("identifiers", []) if isinstance(i, dict)}
+        identifiers = answer.object(identifiers=list)["identifiers"]
+        ordered = {str(i.get("value")) for i in identifiers if isinstance(i, dict)}
         if ordered != set(x509.dns_names(csr)):
             raise Usage(
-                f"the order is for {', '.join(sorted(map(str, ordered)))}, "
+                f"the order is for {', '.join(sorted(ordered))}, "
                 f"but the CSR for {', '.join(x509.dns_names(csr))}",
                 "run 04_new_order.py and 05_dns_challenge.py for an order of the CSR's names",
             )
