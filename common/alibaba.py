@@ -226,7 +226,7 @@ class Client:
             time.monotonic() - started, "alibaba", brief and status == 200,
         )  # fmt: skip
         if not status:
-            code = _NO_TLS if re.search("certificate|SSL", reason) else _NO_ANSWER
+            code = _NO_TLS if re.search("certificate|SSL|hostname '", reason) else _NO_ANSWER
             raise ApiError(action, code, f"{self.endpoint}: {reason}", 0)
         if answer is None:
             code = "InternalError" if status >= 500 else _UNREADABLE
