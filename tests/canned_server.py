@@ -20,9 +20,14 @@ class CannedServer:
     requests holds (method, path, headers, parsed body) of what came in: JSON, or the fields of a form.
     """
 
-    def __init__(self, folder: Path, answer: Callable[[str, dict[str, Any]], Reply] | None = None) -> None:
-        files = pki.write_server_files(folder)
-        self.ca_bundle = str(files.root)
+    def __init__(
+        self,
+        folder: Path,
+        answer: Callable[[str, dict[str, Any]], Reply] | None = None,
+        files: pki.ServerFiles | None = None,
+    ) -> None:
+        self.files = files or pki.write_server_files(folder)
+        self.ca_bundle = str(self.files.root)
         self.answer = answer or (lambda path, body: (200, {}, b"{}"))
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.nonces = 0
@@ -71,7 +76,7 @@ class CannedServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(files.certificate, files.key)
+        context.load_cert_chain(self.files.certificate, self.files.key)
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.base = f"https://127.0.0.1:{self.server.server_port}"
 
