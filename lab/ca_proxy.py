@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Exchange(NamedTuple):
-    """One request that came through; status is 0 where the connection ended without an answer."""
+    """One request that came through, and when; status is 0 where the connection ended without an answer."""
 
     time: float
     method: str
@@ -68,14 +68,12 @@ class CaProxy:
     def answer(self, request: Request) -> Reply:
         """What the CA answers, or a fault in its place; ConnectionLost when that is no answer at all."""
         labels = (request.resource,)
-        status = 0
+        began, status = time.time(), 0
         try:
             reply: Reply = self._faults.through("CA", labels, request, lambda: self._ask(request))
             status = reply.status
         finally:
-            self.exchanges.append(
-                Exchange(time.time(), request.method, request.resource, request.path, status)
-            )
+            self.exchanges.append(Exchange(began, request.method, request.resource, request.path, status))
         return reply
 
     def _ask(self, request: Request) -> Reply:

@@ -137,10 +137,12 @@ def test_a_fault_at_the_ca_is_no_fault_of_the_learners(holder: Learner, lab: Lab
 def test_a_private_key_that_others_can_read(holder: Learner, number: str, name: str):
     if number == "10":
         holder.run("10")
+    # Others have certificates by this account, too, and a newer one would make 06 wrong.
+    before = states(holder)
     (holder.state / name).chmod(0o644)
     assert "mode 0644" in wrong(holder, number)
     # The other steps are not to blame for it.
-    assert list(states(holder).values()).count("wrong") == 1
+    assert {step for step, state in states(holder).items() if state != before[step]} <= {number}
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----\n", b"\xff\x00"])
@@ -553,6 +555,6 @@ def test_watch_shows_what_changes_until_ctrl_c(learner: Learner):
         until(watching.stdout, "2 done, 11 not yet")
     finally:
         watching.send_signal(signal.SIGINT)
-        rest = watching.communicate(timeout=20)[0]
+        rest = watching.communicate(timeout=60)[0]
     assert watching.returncode == 0, rest
     assert "Traceback" not in rest
