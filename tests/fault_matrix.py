@@ -30,9 +30,9 @@ ARGUMENTS = {"11": ["--force"], "13": ["--yes"]}
 DEADLINE = 900.0
 # Where a fault makes somebody wait for an answer that does not come, nobody should wait half a minute for that.
 IMPATIENT = {
-    "common.acme.TIMEOUT": [2, 0.7],
+    "common.acme.TIMEOUT": [2, 1.3],
     "common.acme.ANSWER_TIMEOUT": 1.5,
-    "common.alibaba.TIMEOUT": [2, 0.7],
+    "common.alibaba.TIMEOUT": [2, 1.3],
     "common.dns.QUERY_TIMEOUT": 0.2,
 }
 
