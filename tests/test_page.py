@@ -324,6 +324,10 @@ def test_a_screen_reader_hears_each_script_and_each_error_once(live: Browser, le
     )
     learner.series("01", "02", "03", "04")
     learner.run("06", code=2)
+    assert "what to do" in live.run(
+        "return getComputedStyle(arguments[0], '::before').content",
+        live.row("not yet proven").find_element(By.CSS_SELECTOR, ".about"),
+    )
     heard = ", ".join(live.until("heard.at(-1)?.includes('error') && heard"))
     assert heard.startswith(
         "01 create account key, 02 create cert key csr, 03 new account, 04 new order, 06 finalize, error: "

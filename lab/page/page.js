@@ -144,7 +144,7 @@ function describe(record) {
     case "dns": return describeQuestion(record);
     case "tls": return describeHandshake(record);
     case "wrote": return { title: `wrote ${record.file}`, meaning: record.file, mood: "note" };
-    case "failure": return { title: record.what, mood: "bad", failed: true };
+    case "failure": return { title: record.what, about: record.remedy, mood: "bad", failed: true };
     default: return { title: text(record.kind ?? "a record of an unknown kind"), mood: "note" };
   }
 }
@@ -298,8 +298,8 @@ function fill(row) {
   const words = meaning.words ?? topics.map((topic) => own(explanations, topic)).find(Boolean);
   const described = meaning.source ?? source;
   const parts = [];
-  if (words && !row.failed) parts.push(element("p", "meaning", words));
-  if (described && !row.failed) parts.push(element("p", "source", ...withLinks(described)));
+  if (words) parts.push(element("p", "meaning", words));
+  if (described) parts.push(element("p", "source", ...withLinks(described)));
   const shown = row.records.slice(0, MOST_SHOWN);
   parts.push(...shown.map((record) => exchange(record, row)));
   if (row.records.length > shown.length) parts.push(element("p", "", `… and ${row.records.length - shown.length} more like these`));
@@ -319,8 +319,7 @@ function withLinks(source) {
 }
 
 function exchange(record, row) {
-  if (row.failed) return element("div", "exchange", element("p", "", `What to do: ${record.remedy || "see above"}`));
-  if (record.kind === "wrote") return "";
+  if (record.kind === "wrote" || row.failed) return "";
   if (!record.sent) return element("div", "exchange", block("record", record));
   const took = record.seconds === undefined ? "" : ` · ${Math.round(record.seconds * 1000)} ms`;
   return element(
@@ -336,7 +335,8 @@ function side(title, values) {
 }
 
 function block(name, value) {
-  const shown = typeof value === "string" ? value : JSON.stringify(shortened(decoded(value)), null, 2);
+  const lines = Array.isArray(value) && value.every((one) => typeof one === "string") ? value.join("\n") : value;
+  const shown = typeof lines === "string" ? lines : JSON.stringify(shortened(decoded(value)), null, 2);
   return element("div", "block", element("h4", "", name), element("pre", "", shown));
 }
 
@@ -379,8 +379,8 @@ function drawWorld() {
     "div", "zone", element("h3", "", zone.zone), ...zone.records.map(zoneRecord))));
   panel("Certificates", list(world.certificates).length && world.certificates.map((certificate) => element(
     "div", certificate.current ? "current" : "",
-    entry(`${certificate.serial}${certificate.current ? " · in use" : ""}`, certificate.status),
-    element("p", "names", `${list(certificate.names).join(", ")}; until ${certificate.until}`),
+    entry(certificate.serial, certificate.status),
+    element("p", "names", `${certificate.current ? "in use; " : ""}until ${certificate.until}; ${list(certificate.names).join(", ")}`),
   )));
   panel("Edges", list(world.edges).length && world.edges.map((edge) => element(
     "div", `edge ${edge.locked ? "good" : "bad"}`,
@@ -404,7 +404,7 @@ function zoneRecord(record) {
 
 const panels = new Map();
 
-for (const title of ["Account", "Order", "Authorizations", "Certificates", "Edges", "DNS records", "Faults"]) {
+for (const title of ["Faults", "Account", "Order", "Authorizations", "Certificates", "Edges", "DNS records"]) {
   const made = element("details", "panel", element("summary", "", element("h2", "", title)), element("div", ""));
   made.open = title !== "Faults" && matchMedia("(min-width: 60rem)").matches;
   made.hidden = true;
@@ -488,13 +488,14 @@ async function switchFault(wanted) {
 
 function drawFaults(active) {
   const made = active.map((fault) => {
-    const button = element("button", "", "Switch off");
+    const button = element("button", "", "Off");
     button.setAttribute("aria-label", `Switch ${fault} off`);
     button.addEventListener("click", () => switchFault({ off: fault.split(/[=@*%]/)[0] }));
     return element("li", "entry", element("span", "bad", fault), button);
   });
   // Not while nothing changes: the focus may be on one of the buttons.
   if (page("active").textContent !== made.map((item) => item.textContent).join("")) page("active").replaceChildren(...made);
+  panels.get("Faults").querySelector("h2").textContent = active.length ? `Faults: ${active.length} on` : "Faults";
 }
 
 

@@ -103,7 +103,7 @@ class Watch:
             with contextlib.suppress(queue.Empty):
                 while True:
                     records.append(self._questions.get_nowait())
-            records.sort(key=lambda record: str(record.get("time")))
+            records.sort(key=_began)
             # What happened changes the world; and it may change by itself.
             look_now = self._watchers and (records or time.monotonic() >= world_due)
             world = self._look() if look_now else self._world
@@ -236,6 +236,14 @@ class Watch:
         if serial in revoked:
             return {"locked": False, "words": f"serial {serial}, which is revoked"}
         return {"locked": True, "words": f"serial {serial}, verified"}
+
+
+def _began(record: dict[str, Any]) -> float:
+    """When an exchange began: a challenge before the CA's questions, although its answer may come after them."""
+    try:
+        return datetime.fromisoformat(record["time"]).timestamp() - record.get("seconds", 0)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _place(record: Record) -> tuple[bool, float]:
