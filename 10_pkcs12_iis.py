@@ -39,7 +39,7 @@ def create_pfx(
         encryption = builder.kdf_rounds(50_000).key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
         encryption = encryption.hmac_hash(hashes.SHA256())
     # Windows shows this name beside the certificate, in the store and in IIS.
-    friendly_name = f"{x509.dns_names(chain[0])[0]} {x509.serial_hex(chain[0])}"
+    friendly_name = " ".join([*x509.dns_names(chain[0])[:1], x509.serial_hex(chain[0])])
     return pkcs12.serialize_key_and_certificates(
         friendly_name.encode(), key, chain[0], chain[1:], encryption.build(password.encode())
     )

@@ -135,6 +135,11 @@ def credentials(settings: Settings) -> Credentials:
     v2-manage-python-access-credentials).
     """
     found = _from_settings(settings) or _from_environment() or _from_default_chain()
+    if not all(part.isascii() and part.isprintable() for part in found if part):
+        raise Usage(
+            "the Alibaba Cloud credentials hold a character that no access key has",
+            "copy them anew, and nothing around them",
+        )
     show.secret(found.access_key_secret)
     if found.security_token:
         show.secret(found.security_token)
@@ -243,10 +248,15 @@ class Client:
 
     def _keep_answer(self, response: Any, *_args: Any, **_kwargs: Any) -> None:
         self.date = response.headers.get("Date")
-        if int(response.headers.get("Content-Length") or 0) > LARGEST_ANSWER:
-            response.close()
-            raise OSError(f"the answer is longer than {LARGEST_ANSWER} octets")
-        self._answer.value = (response.status_code, response.content.decode("utf-8", errors="replace"))
+        content = b""
+        for piece in response.iter_content(65536):
+            content += piece
+            if len(content) > LARGEST_ANSWER:
+                response.close()
+                raise OSError(f"the answer is longer than {LARGEST_ANSWER} octets")
+        # Where the SDK's requests keeps what has been read, and will look for it.
+        response._content = content
+        self._answer.value = (response.status_code, content.decode("utf-8", errors="replace"))
 
 
 def connect(settings: Settings, product: str) -> Client:
@@ -333,7 +343,7 @@ def _silence_sdk_logs() -> None:
 def _reason(message: str) -> str:
     """Why there was no answer, from the SDK's message, which quotes the URL with all that is in it."""
     cause = message.partition("(Caused by ")[2] or message
-    words = re.sub(r"<[^>]*>: |url: \S+", "", cause)  # objects and addresses
+    words = re.sub(r"<[^<>]*>: |url: \S+", "", cause)  # objects and addresses
     known = re.search(
         r"certificate verify failed[^(]*|hostname '[^\"]*|\[Errno -?\d+\] [^'\")]*|timed out|Remote end closed[^')]*",
         words,

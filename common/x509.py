@@ -19,7 +19,8 @@ from common.failure import Failure, Usage
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s.+?-----END CERTIFICATE-----\r?\n?", re.DOTALL)
+# No "-" within: else a megabyte of beginnings without an end would be searched for minutes.
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s[^-]+-----END CERTIFICATE-----\r?\n?")
 # What the parser raises for what is no certificate or signing request, or has a part that cannot be.
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
 # A CA's clock and ours may differ a little; a certificate this young is good.
@@ -108,7 +109,7 @@ def split_chain(pem: bytes, source: str | Path) -> list[x509.Certificate]:
     if len(blocks) < pem.count(b"-----BEGIN CERTIFICATE-----"):
         raise Failure(f"{source}: ends in the middle of a certificate", "get it anew: 06_finalize.py")
     try:
-        certificates = [_read_certificate(block) for block in blocks]
+        certificates = [_readable(x509.load_pem_x509_certificate(block)) for block in blocks]
     except _UNREADABLE as error:
         # cryptography's message goes on with an address in its own documentation.
         reason = str(error).partition(". See ")[0]
@@ -120,9 +121,8 @@ def split_chain(pem: bytes, source: str | Path) -> list[x509.Certificate]:
     return certificates
 
 
-def _read_certificate(pem: bytes) -> x509.Certificate:
-    """A certificate of which every part that is used later can be read: the parser itself looks no further."""
-    certificate = x509.load_pem_x509_certificate(pem)
+def _readable(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, if every part that is used later can be read: the parser itself looks no further."""
     dns_names(certificate)
     for part in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "serial_number"):
         getattr(certificate, part)
@@ -230,7 +230,10 @@ def served_certificate(server_name: str, at: tuple[str, int], timeout: float = 1
         der = tls.getpeercert(binary_form=True)
     if not der:
         raise OSError("the server sent no certificate")
-    return x509.load_der_x509_certificate(der)
+    try:
+        return _readable(x509.load_der_x509_certificate(der))
+    except _UNREADABLE:
+        raise OSError("the server's certificate cannot be read") from None
 
 
 def served_chain_problem(

@@ -251,6 +251,15 @@ def test_neither_proxies_for_loopback_nor_netrc_are_used(server: CannedServer, t
     assert "Authorization" not in server.requests[-1][2]
 
 
+def test_an_answer_without_an_end_is_cut_off(server: CannedServer, pauses, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(alibaba, "LARGEST_ANSWER", 100_000)
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    chunked = {"Transfer-Encoding": "chunked", "Content-Length": "", "Connection": "close"}
+    server.answer = one_after_another((200, chunked, chunk * 3))
+    with pytest.raises(alibaba.ApiError, match="NoAnswer"):
+        client(server).call(DescribeDomainsRequest, {})
+
+
 def settings(tmp_path: Path, text: str = "") -> config.Settings:
     (tmp_path / "acme.ini").write_text(text)
     return config.load(tmp_path / "acme.ini")
@@ -271,6 +280,18 @@ def test_credentials_come_from_the_environment(tmp_path: Path, monkeypatch: pyte
     assert alibaba.credentials(settings(tmp_path)) == ("id-1", SECRET, None)
     monkeypatch.setenv("ALIBABA_CLOUD_SECURITY_TOKEN", "token-1")
     assert alibaba.credentials(settings(tmp_path)) == ("id-1", SECRET, "token-1")
+
+
+@pytest.mark.parametrize("wrong", ["x\n", "\udcff", "pässwörd", "\u00a0x"])
+@pytest.mark.parametrize("part", ["ACCESS_KEY_ID", "ACCESS_KEY_SECRET", "SECURITY_TOKEN"])
+def test_credentials_with_a_character_that_cannot_be_are_refused_and_not_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, wrong: str
+):
+    for name in ("ACCESS_KEY_ID", "ACCESS_KEY_SECRET", "SECURITY_TOKEN"):
+        monkeypatch.setenv(f"ALIBABA_CLOUD_{name}", "made-for-a-test" + wrong * (name == part))
+    with pytest.raises(Usage, match="a character that no access key has") as refusal:
+        alibaba.credentials(settings(tmp_path))
+    assert "made-for-a-test" not in refusal.value.what + refusal.value.remedy
 
 
 def test_a_profile_of_a_credentials_file_wins_over_the_environment(

@@ -1,6 +1,7 @@
 """common/x509.py and common/install.py: certificates and keys that fit together, and those that do not."""
 
 import base64
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_a_chain_is_split_whatever_stands_around_its_blocks():
 def test_what_is_no_chain_is_a_clear_failure(pem: bytes):
     with pytest.raises(Failure, match="a test: "):
         x509.split_chain(pem, "a test")
+
+
+def test_beginnings_without_an_end_take_time_in_proportion_to_their_number():
+    def seconds(number: int) -> float:
+        started = time.process_time()
+        with pytest.raises(Failure, match="middle of a certificate"):
+            x509.split_chain(b"-----BEGIN CERTIFICATE-----\n" * number, "a test")
+        return time.process_time() - started
+
+    few, many = (min(seconds(number) for _ in range(3)) for number in (4000, 32_000))
+    assert many < 24 * few  # where each is searched to the end of all, 64 times as long
 
 
 @pytest.mark.parametrize("key_type", ["ec256", "ec384", "rsa2048"])
