@@ -110,7 +110,7 @@ function resourceOf(url) {
 }
 
 function remember(record, resource) {
-  const { url, received = {}, sent = {} } = record;
+  const { url, received = {} } = record;
   const body = isObject(received.body) ? received.body : {};
   if (!/^2/.test(record.status)) return;
   if (resource === "newAccount" || (resource === "account" && body.status)) {
@@ -294,7 +294,7 @@ function fill(row) {
   const { step = "", source } = row.records[0];
   const meaning = own(MEANING, row.meaning) ?? {};
   // A step's heading may begin with the domain, or end with the version, that it is about.
-  const topics = [meaning.topic, row.meaning, step.replace(/^.*: | \d{4}$/g, "")];
+  const topics = [meaning.topic, row.meaning, String(step).replace(/^.*: | \d{4}$/g, "")];
   const words = meaning.words ?? topics.map((topic) => own(explanations, topic)).find(Boolean);
   const described = meaning.source ?? source;
   const parts = [];

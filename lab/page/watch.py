@@ -3,13 +3,14 @@
 import configparser
 import contextlib
 import json
+import logging
 import os
 import queue
 import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ HEARTBEAT = 5.0  # seconds after which whoever follows hears that there is nothi
 GONE_FOR = 60.0  # seconds that a deleted record is still shown
 MOST_RECORDS = 10_000
 MOST_CERTIFICATES = 8
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -103,21 +106,28 @@ class Watch:
             with contextlib.suppress(queue.Empty):
                 while True:
                     records.append(self._questions.get_nowait())
-            records.sort(key=_began)
+            if records:
+                self._tell(records=sorted(records, key=_began))
             # What happened changes the world; and it may change by itself.
-            look_now = self._watchers and (records or time.monotonic() >= world_due)
-            world = self._look() if look_now else self._world
-            if look_now:
+            if self._watchers and (records or time.monotonic() >= world_due):
+                try:
+                    self._tell(world=self._look())
+                except Exception:
+                    # A learner may put anything into the state folder; the next look may do better.
+                    log.exception("cannot look at the world")
                 world_due = time.monotonic() + WORLD_EVERY
-            with self._news:
-                self._records += records
-                surplus = max(len(self._records) - MOST_RECORDS, 0)
-                del self._records[:surplus]
-                self._dropped += surplus
-                if world != self._world:
-                    self._world = world
-                    self._version += 1
-                self._news.notify_all()
+
+    def _tell(self, records: Sequence[dict[str, Any]] = (), world: dict[str, Any] | None = None) -> None:
+        """Let those who follow know of new records, or of the world if it is another than before."""
+        with self._news:
+            self._records += records
+            surplus = max(len(self._records) - MOST_RECORDS, 0)
+            del self._records[:surplus]
+            self._dropped += surplus
+            if world not in (None, self._world):
+                self._world = world or {}
+                self._version += 1
+            self._news.notify_all()
 
     # Records.
 
