@@ -301,20 +301,27 @@ def test_thousands_of_records_are_drawn_and_the_newest_is_in_sight(live: Browser
     )
 
 
-def test_who_reads_an_exchange_is_not_dragged_away_and_can_come_back(live: Browser, learner: Learner):
+def test_who_looks_at_what_was_before_is_not_dragged_away_and_can_come_back(live: Browser, learner: Learner):
     write(learner, [wrote(f"file-{number}") for number in range(60)])
     live.row("file-59")
-    live.run("scrollTo({ top: 0, behavior: 'instant' })")
-    live.row("file-0").click()
-    live.until("scrollY < 100")
+    live.run("scrollTo(0, 0)")
     write(learner, [wrote("the newest")])
     live.row("the newest")
-    assert live.run("return scrollY") < 100
+    assert live.run("return scrollY") == 0
     live.until("document.getElementById('newest').checkVisibility()")
     live.driver.find_element(By.ID, "newest").click()
     live.until(
         "[...document.querySelectorAll('#story li')].at(-1).getBoundingClientRect().bottom <= innerHeight"
     )
+
+
+def test_who_has_opened_an_exchange_is_not_dragged_away_from_it(live: Browser, learner: Learner):
+    write(learner, [wrote(f"file-{number}") for number in range(60)])
+    live.row("file-59").click()
+    place = live.run("return scrollY")
+    write(learner, [wrote("the newest")])
+    live.row("the newest")
+    assert live.run("return scrollY") == place
 
 
 def test_a_screen_reader_hears_each_script_and_each_error_once(live: Browser, learner: Learner):
