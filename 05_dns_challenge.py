@@ -12,7 +12,8 @@ Next    06_finalize.py
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from common.failure import Failure, Usage
 from common.journal import Entry, Journal
 
 JOURNAL = "pending/dns_records.json"
-AT_ONCE = 10  # calls in flight; Alibaba Cloud DNS takes 60 changes a second
+AT_ONCE = 10  # calls in flight
+PACE = 0.02  # seconds between two more changes: Alibaba Cloud DNS takes 60 a second
 AT_ONCE_AT_CA = 4  # requests in flight; each beyond the first begins with a handshake and a nonce of its own
 VALIDATION_TIMEOUT = 300  # seconds for the CA to look at every record
 # What DeleteDomainRecord says when there is nothing to delete any more.
@@ -166,6 +168,14 @@ def delete_txt_record(cloud: alibaba.Client, record_id: str, brief: bool = False
             raise
 
 
+def paced(changes: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Number the changes: the first ones at once, then each a little after the one before."""
+    for number, change in enumerate(changes):
+        if number >= AT_ONCE:
+            time.sleep(PACE)
+        yield number, change
+
+
 class Publisher:
     """Puts TXT records up, and takes back exactly those: the ones in its journal."""
 
@@ -190,9 +200,7 @@ class Publisher:
             zone_of[name] = zone
             show.facts(name=f"{name} in zone {zone}")
         pairs = [(name, value) for name, values in wanted.items() for value in sorted(values)]
-        adding = [
-            self.pool.submit(self._add, zone_of[n], n, v, brief=i > 0) for i, (n, v) in enumerate(pairs)
-        ]
+        adding = [self.pool.submit(self._add, zone_of[n], n, v, brief=i > 0) for i, (n, v) in paced(pairs)]
         for addition in adding:
             addition.result()
         return zone_of
@@ -206,7 +214,7 @@ class Publisher:
             return None
         show.step("clean-up", "Alidns DeleteDomainRecord")
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            deleting = [pool.submit(self._delete, entry, brief=i > 0) for i, entry in enumerate(entries)]
+            deleting = [pool.submit(self._delete, entry, brief=i > 0) for i, entry in paced(entries)]
         failures = [error for deletion in deleting if (error := deletion.exception())]
         if not failures:
             return None
