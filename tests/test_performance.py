@@ -124,6 +124,15 @@ def test_changes_and_requests_are_made_side_by_side_within_their_limits(
     assert AT_CA < most_in_flight(far.gateway.traffic) <= AT_ALIBABA
 
 
+def test_changes_of_dns_are_no_more_than_sixty_a_second(customer: Callable[[int], Learner], far: Lab) -> None:
+    customer(100).run("11")
+    for action in ("AddDomainRecord", "DeleteDomainRecord"):
+        moments = [call.time for call in far.cloud.calls if call.action == action]
+        assert len(moments) == 100
+        # It is counted when answered, which may be a little later for one than for another.
+        assert max(sum(0 <= other - moment < 0.9 for other in moments) for moment in moments) <= 60
+
+
 def test_a_name_server_that_is_behind_is_asked_ever_more_slowly_and_the_other_once(
     customer: Callable[[int], Learner], far: Lab
 ) -> None:
@@ -205,6 +214,8 @@ def test_the_bench_counts_what_was_asked_and_finds_the_floor_below_every_client(
     assert figures[clients.MINIMAL].alibaba == 2
     assert (figures[clients.OURS].left, figures[clients.MINIMAL].left) == (0, 2)
     assert report.table(cell).count("\n| ") == 3
+    result = report.Result("2026-11-24", "a machine", {}, {}, {}, [cell])
+    assert report.from_json(json.loads(json.dumps(report.as_json(result)))) == result
     assert len(ElementTree.fromstring(picture.draw([cell])).findall(".//{*}rect")) == 3 * len(picture.PARTS)
 
 
@@ -216,3 +227,11 @@ def test_the_bench_says_why_a_client_brought_no_certificate() -> None:
         outcomes = bench.compare(running, [broken], names=1, runs=2, limit=60)
     assert outcomes == {"broken": "exit code 3: oh"}
     assert "exit code 3: oh" in report.table(report.Cell(issuance.CONDITIONS[0], 1, outcomes))
+
+
+def test_the_page_and_the_readme_say_what_was_measured() -> None:
+    docs = ROOT / "docs"
+    result = report.from_json(json.loads((docs / "performance.json").read_text(encoding="utf-8")))
+    assert report.page(result) in (docs / "performance.md").read_text(encoding="utf-8")
+    assert picture.draw(result.cells) == (docs / "performance.svg").read_text(encoding="utf-8")
+    assert report.ratios(result, "distance", (2, 20)) in (ROOT / "README.md").read_text(encoding="utf-8")

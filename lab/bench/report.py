@@ -1,5 +1,6 @@
 """What the bench found, as tables for people and as JSON for machines."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,6 +52,18 @@ class Result:
 def page(result: Result) -> str:
     """Everything, in Markdown."""
     return "\n".join([heading(result), *map(table, result.cells)])
+
+
+def ratios(result: Result, condition: str, numbers: Sequence[int]) -> str:
+    """How many times as long as our scripts everybody takes, in Markdown; the quickest with the most names first."""
+    cells = {cell.names: cell for cell in result.cells if cell.condition.name == condition}
+    runs = [{n: r for n, r in cells[number].outcomes.items() if isinstance(r, Run)} for number in numbers]
+    lines = [f"| client | {' | '.join(f'{number} names' for number in numbers)} |"]
+    lines += ["|---|" + "--:|" * len(numbers)]
+    for name, _ in sorted(runs[-1].items(), key=lambda pair: pair[1].wall):
+        figures = [f"{of[name].wall / of[OURS[0]].wall:.1f}" if name in of else "" for of in runs]
+        lines.append(f"| {name}{_star(name)} | {' | '.join(figures)} |")
+    return "\n".join(lines) + "\n"
 
 
 def heading(result: Result) -> str:
