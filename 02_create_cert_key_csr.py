@@ -54,11 +54,6 @@ def main(settings: config.Settings) -> None:
     if state.exists("pending/certificate.key"):
         key = x509.load_private_key(key_path.read_bytes(), key_path)
         show.kept(key_path, "no certificate has been issued for it yet")
-        if x509.key_type(key) != settings.certificate.key_type:
-            show.warn(
-                f"{key_path} is {x509.key_type(key)}, and [certificate] key_type is "
-                f"{settings.certificate.key_type}: for another key, move it and pending/order.json away"
-            )
     else:
         # A new key for each certificate: what was stolen with the last one is worth nothing with the next.
         key = x509.new_private_key(settings.certificate.key_type)
@@ -68,6 +63,12 @@ def main(settings: config.Settings) -> None:
     # RFC 8555 section 11.1: a key that signs for the account must not be shown to the world in a certificate, too.
     if x509.public_key_der(key) == x509.public_key_der(account_key):
         raise Usage(f"{key_path} is the account's key", "move it away; a certificate needs a key of its own")
+
+    if x509.key_type(key) != settings.certificate.key_type:
+        show.warn(
+            f"{key_path} is {x509.key_type(key)}, and [certificate] key_type is "
+            f"{settings.certificate.key_type}: for another key, move it and pending/order.json away"
+        )
 
     try:
         state.write("pending/certificate.csr", create_csr(key, list(domains)))

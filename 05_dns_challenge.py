@@ -105,7 +105,8 @@ def pending_challenges(ca: acme.Client, authorization_urls: list[str]) -> list[C
         # A wildcard is proven at the name below it: section 7.1.4 takes the "*." away.
         value = dns_txt_value(fitting[0]["token"], thumbprint)
         if not challenges:
-            show.facts(token=fitting[0]["token"], thumbprint=f"{thumbprint} (of the account key)")
+            show.facts(name=f"_acme-challenge.{domain}", token=fitting[0]["token"])
+            show.facts(thumbprint=f"{thumbprint} (of the account key)")
             show.facts(value=f"{value} = base64url(SHA-256(token.thumbprint))")
         challenges.append(Challenge(domain, fitting[0]["url"], f"_acme-challenge.{domain}", value))
     return challenges
@@ -316,7 +317,9 @@ def why_invalid(ca: acme.Client, order: dict[str, Any]) -> Failure:
             if isinstance(challenge, dict) and isinstance(challenge.get("error"), dict):
                 error = challenge["error"]
                 kind = str(error.get("type", "")).rpartition(":")[2]
-                lines.append(f"  {authorization['identifier'].get('value')}: {kind} {acme.describe(error)}")
+                star = "*." if authorization.get("wildcard") else ""
+                name = f"{star}{authorization['identifier'].get('value')}"
+                lines.append(f"  {name}: {kind} {acme.describe(error)}")
     if len(lines) == 1 and isinstance(order.get("error"), dict):
         kind = str(order["error"].get("type", "")).rpartition(":")[2]
         lines.append(f"  {kind} {acme.describe(order['error'])}")

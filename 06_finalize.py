@@ -70,7 +70,7 @@ def issued_order(
             raise Usage(
                 f"the order is for {', '.join(sorted(ordered))}, "
                 f"but the CSR for {', '.join(x509.dns_names(csr))}",
-                "run 04_new_order.py and 05_dns_challenge.py for an order of the CSR's names",
+                "order the CSR's names with 04 and 05, or correct [certificate] domains and run 02",
             )
         show.step("finalize", "RFC 8555 section 7.4")
         answer = finalize(ca, order["finalize"], csr)

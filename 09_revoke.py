@@ -86,6 +86,11 @@ def main(
         if x509.public_key_der(key) != x509.public_key_der(leaf):
             raise Usage(f"{key_path} is not the key of {path}", "name the certificate that it belongs to")
         ca = acme.connect(settings, key)
+    elif not state.exists("account.key"):
+        raise Usage(
+            f"{state.path('account.key')} is missing",
+            "restore it, or revoke with the certificate's own key: --with-certificate-key",
+        )
     else:
         ca = acme.account_client(settings)
 

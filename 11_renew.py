@@ -145,14 +145,15 @@ def renew(settings: config.Settings, force: bool = False, dry_run: bool = False)
     show.facts(due=why)
     if not dry_run and state.folder.exists():
         record.save(state)
-    is_due = is_due or force
+    if force and not is_due:
+        is_due, why = True, "asked for with --force"
     if not is_due and not missing_installs(settings, record):
         return False, f"nothing to do: {why}"
     if (pause := record.pausing_until(now)) and not force:
         raise Waiting(
-            f"{record.failures} failures in a row; the next try is not before {pause:%Y-%m-%d %H:%M} UTC. "
+            f"{record.failures} failed in a row; the next try is not before {pause:%Y-%m-%d %H:%M:%S} UTC. "
             f"The last one: {record.last_failure}",
-            "mend that; --force tries at once",
+            "mend that; then wait, or let --force try at once",
         )
     if dry_run and is_due:
         return False, f"would renew: {why}"
@@ -176,7 +177,11 @@ def renew(settings: config.Settings, force: bool = False, dry_run: bool = False)
         raise
     record.succeeded()
     record.save(state)
-    return is_due, f"renewed: {why}" if is_due else "installed what was missing"
+    if not is_due:
+        return False, "installed what was missing"
+    leaf = current_leaf(state)
+    again = leaf and renewal.by_lifetime(leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    return True, f"renewed: {why}" + (f"; due again by {again:%Y-%m-%d}" if again else "")
 
 
 class Waiting(Failure):

@@ -51,7 +51,7 @@ REMEDIES = {
     "connection": "the CA could not connect to your server; see the detail above",
     "dns": "the CA could not look the name up: check its name servers and DNSSEC",
     "externalAccountRequired": "set [acme] eab_key_id and eab_hmac_key_file to what the CA gave you",
-    "incorrectResponse": "the CA saw another TXT value: see which name servers answer for the name",
+    "incorrectResponse": "the CA saw no such TXT value: see which name servers answer for the name",
     "invalidContact": "correct [acme] contact",
     "invalidProfile": "correct [acme] profile",
     "malformed": "the CA did not understand the request; compare it, above, with the RFC section",
@@ -171,7 +171,6 @@ class Client:
         self._nonces: list[str] = []
         self._lock = threading.Lock()
         self._brief = brief
-        show.explain("directory")
         self.directory = self.get(directory_url, brief).object()
 
     def url(self, resource: str) -> str:
@@ -189,7 +188,6 @@ class Client:
 
     def fetch_nonce(self) -> None:
         """Ask for a nonce, and keep it for the next request (RFC 8555 section 7.2)."""
-        show.explain("newNonce")
         answer = self._until_answered(lambda: self._exchange("HEAD", self.url("newNonce"), brief=self._brief))
         if "Replay-Nonce" not in answer.headers:
             raise Failure(f"{answer.url}: the CA's newNonce gave no Replay-Nonce", REMEDIES["serverInternal"])

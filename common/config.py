@@ -360,5 +360,6 @@ def _default_file() -> Path:
         if Path(candidate).exists():
             return Path(candidate)
     raise Usage(
-        "there is no acme.ini here", "copy acme.example.ini to acme.ini and fill it in, or start the lab"
+        "there is no acme.ini here",
+        "to practise, run python3 lab up in another terminal; for a real CA, copy acme.example.ini to acme.ini",
     )

@@ -188,7 +188,7 @@ def _cname(name: str, servers: tuple[NameServer, ...]) -> str | None:
                 return rrset[0].target.to_text(omit_final_dot=True).lower()
         return None
     raise Failure(
-        f"no name server answers for {name}: {'; '.join(reasons.values())}",
+        f"no name server has an answer for {name}: {'; '.join(reasons.values())}",
         "check the domain's delegation and the network",
     )
 

@@ -74,8 +74,8 @@ EXPLANATIONS = {
         "are valid, and wait as long between two questions as the CA says."
     ),
     "clean-up": (
-        "The proof is done, and the records have no further use. We delete those that we made, by the ids "
-        "that we noted when we made them, and no others."
+        "The records have no further use, whether the proof is done or was broken off. We delete those "
+        "that we made, by the ids that we noted when we made them, and no others."
     ),
     # 06
     "finalize": (

@@ -217,6 +217,9 @@ def kept(path: Path, why: str) -> None:
 
 
 def next_step(script: str) -> None:
+    # Inside 11_renew.py the next one comes by itself.
+    if not _Output.results:
+        return
     say(f"next  {script}")
 
 

@@ -65,7 +65,7 @@ def load_private_key(pem: bytes, file: Path) -> PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The cause is not chained: a parser's message could quote what it read.
         raise Usage(
-            f"{file}: is not an unencrypted PEM private key", "restore it, or move it away and make a new one"
+            f"{file} is not an unencrypted PEM private key", "restore it, or move it away and make a new one"
         ) from None
     if isinstance(key, rsa.RSAPrivateKey):
         return key
@@ -90,7 +90,7 @@ def load_csr(pem: bytes, file: Path) -> x509.CertificateSigningRequest:
         return csr
     except _UNREADABLE:
         raise Usage(
-            f"{file}: is not a PEM certificate signing request", "run 02_create_cert_key_csr.py"
+            f"{file} is not a PEM certificate signing request", "run 02_create_cert_key_csr.py"
         ) from None
 
 

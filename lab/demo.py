@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     if all(row.held for row in rows):
+        print("\nnext: python3 lab up, and the labs, which begin with docs/labs/00.md", flush=True)
         return 0
     if not options.keep:
         print("--keep keeps the folder with every file that was made")

@@ -218,7 +218,9 @@ class Lab:
             return self._parts.enter_context(make(port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise LabError(f"port {port} ({part}) is in use by another program") from error
+                raise LabError(
+                    f"port {port} ({part}) is in use: end that program, or choose another port; 0 takes a free one"
+                ) from error
             raise LabError(f"cannot listen on port {port} ({part}): {error.strerror}") from error
 
     def _name_server(self, lag: float, label: str) -> Callable[[int], NameServer]:

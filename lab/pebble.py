@@ -58,7 +58,9 @@ class PortInUseError(LabError):
     """Another program listens on a port that Pebble was given."""
 
     def __init__(self, port: int, part: str) -> None:
-        super().__init__(f"port {port} ({part}) is in use by another program")
+        super().__init__(
+            f"port {port} ({part}) is in use: end that program, or choose another port; 0 takes a free one"
+        )
         self.port = port
 
 

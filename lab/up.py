@@ -185,8 +185,11 @@ def _say_ready(lab: Lab, settings: Path, page: str) -> None:
     beside = settings.parent == bootstrap.ROOT
     found = beside and not (bootstrap.ROOT / "acme.ini").exists()
     config = "" if found else f" --config {_quoted(settings.name if beside else str(settings))}"
-    for script in sorted(bootstrap.ROOT.glob("[0-9][0-9]_*.py")):
-        print(f"  {_quoted(str(python))} {script.name}{config}")
+    scripts = sorted(script.name for script in bootstrap.ROOT.glob("[0-9][0-9]_*.py"))
+    for script in scripts:
+        if script[:2] not in ("09", "11", "12", "13"):
+            print(f"  {_quoted(str(python))} {script}{config}")
+    print("  then 09 and 11 to 13, which revoke, renew and end: see docs/labs")
     directory = "" if beside else f" --directory {_quoted(str(settings.parent))}"
     print(f"\nIn a third, what you have done, seen from outside:\n  python3 lab check --watch{directory}")
     print("\nCtrl-C here ends the lab.", flush=True)

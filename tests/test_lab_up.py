@@ -149,7 +149,9 @@ def test_it_says_every_script_to_type_and_one_typed_so_works(
     up.read_until("Ctrl-C")
 
     commands = [line.strip() for line in up.lines if re.search(r" \d\d_\w+\.py", line)]
-    scripts = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py"))
+    # What revokes and ends is not pasted with the rest.
+    later = ("09", "11", "12", "13")
+    scripts = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py") if path.name[:2] not in later)
     assert [re.search(r"\d\d_\w+\.py", command)[0] for command in commands] == scripts
 
     for command in commands[:2]:

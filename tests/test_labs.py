@@ -62,7 +62,7 @@ def varies(line: str) -> bool:
     """Whether a line is there in one run and not in another: waits, polls, and whichever authorization comes first."""
     polled = re.match(r"--> \w+ \S+ .*<-- ", line)
     offered = re.search(r'-01"|"wildcard"|"identifier": |"profile|"DomainName"|"RR"', line)
-    return bool(polled or offered or line.startswith("waiting for"))
+    return bool(polled or offered or re.match("waiting for|name +_acme-", line))
 
 
 def only_the_outline(text: str) -> str:

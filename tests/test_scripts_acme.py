@@ -746,7 +746,7 @@ def test_06_does_not_ask_for_other_names_than_were_ordered(renewer: Learner) -> 
     renewer.run("02")
     run = renewer.run("06", code=2)
     assert "but the CSR for example.test, *.example.test, more.example.test" in run.err
-    assert "run 04_new_order.py" in run.err
+    assert "with 04 and 05" in run.err
     assert files_of(renewer) == before
 
 

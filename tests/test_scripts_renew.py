@@ -166,7 +166,7 @@ def test_a_failed_install_leaves_the_old_one_served_and_the_next_run_installs_wi
 
     # The failure's pause first; then only what is missing.
     night.environment = good
-    assert "1 failures in a row" in night.run("11", code=1).err
+    assert "1 failed in a row" in night.run("11", code=1).err
     made = orders(lab)
     forget_pause(night)
     assert "installed what was missing" in night.run("11").err
@@ -237,7 +237,7 @@ def test_a_failure_at_one_does_not_stop_the_others_and_is_the_exit_code(lab: Lab
     first, second = renewer(lab, tmp_path / "first"), renewer(lab, tmp_path / "second")
     first.settings(domains=["nobody.example.invalid"])
     run = first.run("11", str(first.ini), str(second.ini), code=1)
-    assert "no name server answers for _acme-challenge.nobody.example.invalid" in run.err
+    assert "no name server has an answer for _acme-challenge.nobody.example.invalid" in run.err
     assert run.out == f"{second.state / 'fullchain.pem'}\n"
     # Of two failures the worse: one at the CA, one in the settings.
     damaged = tmp_path / "damaged.ini"

@@ -167,7 +167,9 @@ class Work:
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError):
-            raise Wrong(f"{name} is no private key without a passphrase", "look at its first line") from None
+            raise Wrong(
+                f"{name} is no private key without a passphrase", "look at its first and its last line"
+            ) from None
         if not isinstance(key, look.Key) or key.key_size not in (256, 384, 2048, 3072, 4096):
             raise Wrong(
                 f"{name} holds a kind of key that CAs do not take", "see key_type in acme.example.ini"

@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography import x509
 
-from lab import LabError, bootstrap, look
+from lab import LabError, bootstrap, look, pki
 
 PAGE = Path(__file__).parent
 TRACE = "trace.jsonl"
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
             exit_code=2,
         )
     told = picture(state, read_trace(trace.read_bytes()))
-    output.write_text(self_contained(told), encoding="utf-8")
+    pki.write_private(output, self_contained(told).encode())
     print(output)
     return 0
 

@@ -42,7 +42,9 @@ class PageServer:
             self._server = _Server((HOST, self._port), self._watch)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise LabError(f"port {self._port} (live picture) is in use by another program") from error
+                raise LabError(
+                    f"port {self._port} (live picture) is in use: end that program, or choose --page-port 0"
+                ) from error
             raise
         self.url = f"http://{HOST}:{self._server.server_port}/"
         self._thread = threading.Thread(
