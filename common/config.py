@@ -284,14 +284,9 @@ def run(
     one_settings_file is False, as main(files, **options), and loads them itself. A script that changes nothing needs
     no lock on the state folder, and leaves no trace there.
     """
-    # SIGTERM unwinds like Ctrl-C, so that a script that is told to stop still takes its DNS records back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # So does the end of the terminal, except under nohup.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
     options = vars(_parser(docstring, add_options).parse_args())
     file, quiet, explaining = (options.pop(name) for name in ("config", "quiet", "explain"))
-    with _errors_in_words():
+    with _signals_unwind(), _errors_in_words():
         show.start(Path(sys.argv[0]).stem, quiet=quiet, explaining=explaining)
         if not one_settings_file:
             main(options.pop("files") or [file or _default_file()], **options)
@@ -313,6 +308,22 @@ def begin(settings: Settings, trace: bool = True) -> None:
 def ca_name(directory: str) -> str:
     known = KNOWN_CAS.get(directory)
     return f"{known}, {directory}" if known else directory
+
+
+@contextlib.contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """SIGTERM and the terminal's end unwind like Ctrl-C, so that a script told to stop takes its DNS records back."""
+    known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    # Under nohup a hang-up is ignored, and stays so.
+    heard = [number for number in known if number and signal.getsignal(number) != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        # Nothing is left to unwind: a signal that comes now ends the interpreter, and has it print no traceback.
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

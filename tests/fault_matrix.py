@@ -77,7 +77,7 @@ ORDER_LOST = (
     r"04 ca-(slow|drip|reset-within|reset-after|huge|no-location|other-host)@newOrder"
     r"|06 ca-(other-key|other-names|expired)@|05 dns-(truncated|cname-loop)@(1|TXT|CNAME)"
     # The records are taken back, and perhaps the CA is only then looking.
-    r"|05 (ca-(slow|drip|reset-within|reset-after)@challenge|sig)"
+    r"|05 (ca-.*@challenge|sig)"
     # Nowhere to keep the order's URL.
     r"|04 (disk-full|state-read-only|sig)"
     # Whatever broke a renewal off: --force orders anew.
@@ -139,7 +139,8 @@ CAUSES = {
     "alibaba-empty": "no JSON object",
     "alibaba-truncated": "no JSON object",
     "alibaba-deep": "no JSON object",
-    "alibaba-strange": "answer has no ",
+    # API Gateway says of a domain without a certificate that it has none by saying nothing.
+    "alibaba-strange": "answer has no |waited 300 s for API Gateway to show it",
     "alibaba-huge": "longer than 10000000 octets",
     "edge-": "waited 300 s for ",
     "disk-full": "cannot write|File too large",

@@ -1,9 +1,12 @@
 """common/config.py: acme.ini, and what is said about what cannot be in it."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, clean_environment
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -147,3 +150,24 @@ def test_the_settings_file_is_the_named_one_then_the_environments_then_acme_ini_
     assert config._default_file() == Path("acme.ini")
     monkeypatch.setenv("ACME_CONFIG", "elsewhere.ini")
     assert config._default_file() == Path("elsewhere.ini")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_python_ends_has_it_print_no_traceback(name: str, tmp_path: Path):
+    (tmp_path / "acme.ini").write_text("[certificate]\ndomains = example.test\n")
+    code = (
+        "import atexit, os, signal\n"
+        "from common import config\n"
+        f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
+        "config.run(lambda settings: print('done', flush=True), 'A script.')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**clean_environment(), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "done\n"
+    assert "Traceback" not in run.stderr
+    assert run.returncode == -getattr(signal, name)
