@@ -434,7 +434,7 @@ def check_goal(workshop: Workshop, learner: Learner, script: str, fault: str = "
 
 def table(tried: Counter[str], held: Counter[str]) -> str:
     """What came of the matrix: a row for each fault, with the number of cells tried and held."""
-    rows = [(fault, tried[fault], held[fault]) for fault in tried]
+    rows = [(fault, tried[fault], held[fault]) for fault in sorted(tried)]
     rows.append(("all", tried.total(), held.total()))
     lines = [
         f"{name:<24} {cells:>5}  {good:>5}{'' if good == cells else '  <--'}" for name, cells, good in rows
