@@ -13,7 +13,7 @@ from typing import Any
 
 from lab import LabError
 from lab.bench import peers, picture, report
-from lab.bench.clients import CLIENTS, Client
+from lab.bench.clients import CLIENTS, IN_ONE, OURS, Client
 from lab.bench.issuance import CONDITIONS, Bench, Failed, Run, median
 from lab.up import end_on_signals
 
@@ -60,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
                     kept.write_text(json.dumps(report.as_json(result), indent=1) + "\n", encoding="utf-8")
                 if options.svg:
                     Path(options.svg).write_text(picture.draw(result.cells), encoding="utf-8")
-    return int(any(isinstance(cell.outcomes.get(name), str) for cell in result.cells for name in report.OURS))
+    return int(
+        any(isinstance(cell.outcomes.get(name), str) for cell in result.cells for name in (OURS, IN_ONE))
+    )
 
 
 def compare(bench: Bench, clients: list[Client], names: int, runs: int, limit: float) -> dict[str, Run | str]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from cryptography import x509
 
 from lab import LabError, bootstrap
+from lab.alibaba.cloud import Call
 from lab.bench.clients import HERE, REFUSED, Client, Site
 from lab.bench.hooks import HookServer
 from lab.lab import Lab
@@ -171,8 +172,8 @@ class Bench:
         check(job.certificate, site.names, self.lab, log, runs)
         return self._figures(runs, cpu)
 
-    def _note(self, call: object) -> None:
-        if (getattr(call, "action", ""), getattr(call, "status", 0)) == ("AddDomainRecord", 200):
+    def _note(self, call: Call) -> None:
+        if (call.action, call.status) == ("AddDomainRecord", 200):
             self.hooks.added.append(time.monotonic())
 
     def _forget(self, names: int) -> None:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lab.bench.clients import CLIENTS
+from lab.bench.clients import CLIENTS, OURS
 from lab.bench.issuance import Condition, Parts, Run, floor
 
-OURS = ("04 05 06", "11_renew.py")
 HEAD = ("date", "machine", "versions", "settings", "missing")
 HEADERS = (
     "client",
@@ -61,7 +60,7 @@ def ratios(result: Result, condition: str, numbers: Sequence[int]) -> str:
     lines = [f"| client | {' | '.join(f'{number} names' for number in numbers)} |"]
     lines += ["|---|" + "--:|" * len(numbers)]
     for name, _ in sorted(runs[-1].items(), key=lambda pair: pair[1].wall):
-        figures = [f"{of[name].wall / of[OURS[0]].wall:.1f}" if name in of else "" for of in runs]
+        figures = [f"{of[name].wall / of[OURS].wall:.1f}" if name in of else "" for of in runs]
         lines.append(f"| {name}{_star(name)} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
@@ -83,7 +82,7 @@ def table(cell: Cell) -> str:
     lines = [f"### {names}: {cell.condition.title}", ""]
     lines += [f"The floor is {least:.2f} s." if least else "The floor is nothing but computing.", ""]
     lines += [f"| {' | '.join(HEADERS)} |", "|---|" + "--:|" * (len(HEADERS) - 1)]
-    ours = cell.outcomes.get(OURS[0])
+    ours = cell.outcomes.get(OURS)
     runs = {name: run for name, run in cell.outcomes.items() if isinstance(run, Run)}
     for name, run in sorted(runs.items(), key=lambda pair: pair[1].wall):
         figures = [
