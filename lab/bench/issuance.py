@@ -146,6 +146,7 @@ class Bench:
         try:
             return self._run(client, Site(self.lab, self.hooks, folder, names, self.slowest), timeout)
         finally:
+            self._take_away_what_is_left()
             shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, client: Client, site: Site, timeout: float) -> Run:
