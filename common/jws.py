@@ -96,9 +96,10 @@ def sign_hmac(key: bytes, protected: dict[str, Any], payload: dict[str, Any]) ->
 
 
 def _curve(key: ec.EllipticCurvePrivateKey) -> tuple[str, str, hashes.HashAlgorithm, int]:
-    if key.curve.name not in _CURVES:
-        raise ValueError(f"ACME CAs take P-256 and P-384 keys, not {key.curve.name}")
-    return _CURVES[key.curve.name]
+    curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
+    if curve not in _CURVES:
+        raise ValueError(f"ACME CAs take RSA, P-256 and P-384 keys, not {curve}")
+    return _CURVES[curve]
 
 
 def _unsigned(number: int, size: int | None = None) -> str:

@@ -100,7 +100,11 @@ def list_or_try_faults(matrix: bool, arguments: "list[str]") -> int:
     bootstrap.enter_virtual_environment(["requirements.txt"], arguments)
     from lab import faults
 
-    print(faults.listed())
+    try:
+        print(faults.listed(), flush=True)
+    except BrokenPipeError:
+        # Who reads on with head has seen enough. Python must not fail over it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -119,12 +123,14 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--quiet", action="store_true", help="print the table only")
 
     up = commands.add_parser("up", help="start the lab and stay until Ctrl-C")
-    up.add_argument("--ca-port", type=port, default=14000, metavar="N")
-    up.add_argument("--management-port", type=port, default=15000, metavar="N")
-    up.add_argument("--dns-port", type=port, nargs=2, default=[5301, 5302], metavar="N")
-    up.add_argument("--alibaba-port", type=port, default=5300, metavar="N")
-    up.add_argument("--cdn-port", type=port, default=5443, metavar="N")
-    up.add_argument("--apigateway-port", type=port, default=5444, metavar="N")
+    up.add_argument("--ca-port", type=port, default=14000, metavar="N", help="0: any free one")
+    up.add_argument("--management-port", type=port, default=15000, metavar="N", help="0: any free one")
+    up.add_argument(
+        "--dns-port", type=port, nargs=2, default=[5301, 5302], metavar="N", help="0: any free one"
+    )
+    up.add_argument("--alibaba-port", type=port, default=5300, metavar="N", help="0: any free one")
+    up.add_argument("--cdn-port", type=port, default=5443, metavar="N", help="0: any free one")
+    up.add_argument("--apigateway-port", type=port, default=5444, metavar="N", help="0: any free one")
     up.add_argument(
         "--page-port", type=port, default=8300, metavar="N", help="the live picture, for a browser"
     )

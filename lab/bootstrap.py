@@ -23,6 +23,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "lab-stamp.json"
 # A run of pip that was killed leaves this in the stamp.
 UNFINISHED = "unfinished"
+FOLDER = "folder"
 PRIVATE = ROOT / ".lab"
 OS_RELEASE = Path("/etc/os-release")
 
@@ -146,12 +147,15 @@ def _read_stamp() -> dict[str, str]:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return stamp if isinstance(stamp, dict) else {}
+    if not isinstance(stamp, dict):
+        return {}
+    # A virtual environment that was copied or moved works in part only: its programs name the old place.
+    return stamp if stamp.get(FOLDER, str(VENV)) == str(VENV) else {UNFINISHED: "moved"}
 
 
 def _write_stamp(stamp: Mapping[str, str]) -> None:
     temporary = STAMP.with_suffix(".new")
-    temporary.write_text(json.dumps(stamp, indent=2), encoding="utf-8")
+    temporary.write_text(json.dumps({**stamp, FOLDER: str(VENV)}, indent=2), encoding="utf-8")
     os.replace(temporary, STAMP)
 
 

@@ -175,6 +175,8 @@ def _say_ready(lab: Lab, settings: Path, page: str) -> None:
     print(f"  API Gateway edge  {lab.apigateway_edge}")
     print(f"  settings          {settings}")
     print(f"  live picture      {page}")
+    for fault in lab.faults.active():
+        print(f"  fault             {fault}")
     print("\nIn a second terminal:")
     if Path.cwd() != bootstrap.ROOT:
         print(f"  cd {_quoted(str(bootstrap.ROOT))}")

@@ -241,6 +241,17 @@ def test_inside_the_environment_nothing_is_started_again(
     assert machine.ran("pip")[0][0] == sys.executable
 
 
+def test_an_environment_that_was_copied_from_elsewhere_is_made_anew(machine: Machine) -> None:
+    enter()
+    stamp = json.loads(bootstrap.STAMP.read_text())
+    bootstrap.STAMP.write_text(json.dumps({**stamp, "folder": "/elsewhere/.venv"}))
+    machine.commands.clear()
+
+    enter()
+
+    assert machine.ran("venv") and machine.ran("pip")
+
+
 def test_a_damaged_stamp_is_no_stamp(machine: Machine) -> None:
     enter()
     bootstrap.STAMP.write_text("{half")
@@ -478,5 +489,5 @@ def test_without_root_and_without_a_download_both_ways_are_said(
 def test_the_stamp_is_whole_or_not_there(machine: Machine) -> None:
     enter(*REQUIREMENTS)
 
-    assert set(json.loads(bootstrap.STAMP.read_text())) == set(REQUIREMENTS)
+    assert set(json.loads(bootstrap.STAMP.read_text())) == {*REQUIREMENTS, "folder"}
     assert [path.name for path in bootstrap.VENV.iterdir()] == ["lab-stamp.json"]

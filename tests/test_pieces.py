@@ -12,9 +12,7 @@ from conftest import ROOT, Learner, clean_environment
 from lab import Lab
 
 PAGE = (ROOT / "docs" / "pieces.md").read_text(encoding="utf-8")
-SAMPLES = re.findall(
-    r"^## (.+?)\n.*?<!-- files:(.*?)-->\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL
-)
+SAMPLES = re.findall(r"^## (.+?)\n.*?^Files: (.*?)\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
 PRINTS = {
     "A JWS": r"\['payload', 'protected', 'signature'\] [\w-]{43}",
     "The TXT value of a challenge": r"[\w-]{43}",
@@ -25,6 +23,7 @@ PRINTS = {
     "A certificate, looked at": r"[0-9a-f]+ \[.*'\*\.example\.test'.*\] .*\nTrue",
     "A PFX": r"Help on function create_pfx.*",
     "Files": "True",
+    "All together: a name proven": "ready",
     "A lab for your tests": r"https://127\.0\.0\.1:\d+/dir .*",
 }
 
@@ -41,7 +40,7 @@ def test_a_piece_runs_alone(title: str, files: str, code: str, holder: Learner, 
     folder = tmp_path / "elsewhere"
     (folder / "common").mkdir(parents=True)
     (folder / "common" / "__init__.py").touch()
-    for name in files.split():
+    for name in re.findall("`(.+?)`", files):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
     (folder / ".lab").mkdir()
     shutil.copy(lab.ca_bundle, folder / ".lab" / "lab-root.pem")

@@ -56,7 +56,9 @@ def _failed(work: Work, number: str, words: str) -> None:
         by_it = line.get("kind") == "failure" and str(line.get("script")).startswith(number)
         if by_it and words in str(line.get("what")):
             return
-    raise NotYet(f"nothing was broken yet: {number} has not failed in the way that the exercise wants")
+    raise NotYet(
+        f"{number} has not failed yet in the way that the exercise wants: has it met what was broken?"
+    )
 
 
 def _exchanges(work: Work, number: str, kind: str) -> list[dict[str, Any]]:
