@@ -153,7 +153,7 @@ def certificate_id(certificate: x509.Certificate) -> str:
         raise ValueError("the certificate has no authority key identifier")
     # The serial as it stands in DER: a first octet of 0 where the number would else be negative.
     serial = certificate.serial_number
-    octets = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    octets = serial.to_bytes(serial.bit_length() // 8 + 1, "big", signed=True)
     return ".".join(
         base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (authority.key_identifier, octets)
     )
