@@ -568,6 +568,7 @@ CALLS: dict[str, tuple[Any, list[Callable[[alibaba.Client], Any]]]] = {
     ),
     st.sampled_from([200, 200, 200, 302, 400, 403, 404, 500, 503]),
     headers,
+    examples=150,
 )
 def test_any_answer_of_alibaba_cloud(
     cloud: tuple[CannedServer, alibaba.Client], chosen: tuple[str, bytes], status: int, more: dict[str, str]
