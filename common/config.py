@@ -345,6 +345,15 @@ def _errors_in_words() -> Iterator[None]:
     except OSError as error:
         show.failure(os_failure(error))
         sys.exit(1)
+    except RecursionError:
+        # Parsed it could be, but a few calls further down there were no levels left to print it.
+        show.failure(
+            Failure(
+                "an answer or a file is nested too deeply to be read",
+                "see the last exchange above: who says such a thing?",
+            )
+        )
+        sys.exit(1)
 
 
 def _parser(docstring: str | None, add_options: AddOptions | None) -> argparse.ArgumentParser:

@@ -171,3 +171,13 @@ def test_a_signal_while_python_ends_has_it_print_no_traceback(name: str, tmp_pat
     assert run.stdout == "done\n"
     assert "Traceback" not in run.stderr
     assert run.returncode == -getattr(signal, name)
+
+
+def test_what_is_nested_too_deeply_is_told_in_words(capsys: pytest.CaptureFixture[str]):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(SystemExit) as ended, config._errors_in_words():
+        repr(deep)
+    assert ended.value.code == 1
+    assert "error: an answer or a file is nested too deeply" in capsys.readouterr().err
