@@ -12,8 +12,9 @@ Next    06_finalize.py
 import contextlib
 import hashlib
 import re
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -169,14 +170,6 @@ def delete_txt_record(cloud: alibaba.Client, record_id: str, brief: bool = False
             raise
 
 
-def paced(changes: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """Number the changes: the first ones at once, then each a little after the one before."""
-    for number, change in enumerate(changes):
-        if number >= AT_ONCE:
-            time.sleep(PACE)
-        yield number, change
-
-
 class Publisher:
     """Puts TXT records up, and takes back exactly those: the ones in its journal."""
 
@@ -184,6 +177,7 @@ class Publisher:
         self.cloud = alibaba.connect(settings, "alidns")
         self.journal = Journal(settings.state, JOURNAL, "05_dns_challenge.py", "zone", "rr", "value")
         self.pool = ThreadPoolExecutor(AT_ONCE)
+        self.turn, self.turns = 0.0, threading.Lock()
 
     def publish(self, wanted: dict[str, set[str]]) -> dict[str, str]:
         """Add every value of every name, all at once; returns the zone of each name."""
@@ -201,7 +195,9 @@ class Publisher:
             zone_of[name] = zone
             show.facts(name=f"{name} in zone {zone}")
         pairs = [(name, value) for name, values in wanted.items() for value in sorted(values)]
-        adding = [self.pool.submit(self._add, zone_of[n], n, v, brief=i > 0) for i, (n, v) in paced(pairs)]
+        adding = [
+            self.pool.submit(self._add, zone_of[n], n, v, brief=i > 0) for i, (n, v) in enumerate(pairs)
+        ]
         for addition in adding:
             addition.result()
         return zone_of
@@ -215,7 +211,7 @@ class Publisher:
             return None
         show.step("clean-up", "Alidns DeleteDomainRecord")
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            deleting = [pool.submit(self._delete, entry, brief=i > 0) for i, entry in paced(entries)]
+            deleting = [pool.submit(self._delete, entry, brief=i > 0) for i, entry in enumerate(entries)]
         failures = [error for deletion in deleting if (error := deletion.exception())]
         if not failures:
             return None
@@ -223,8 +219,16 @@ class Publisher:
         first = getattr(failures[0], "remedy", "see above")
         return Failure(left, f"{first}; then run 05_dns_challenge.py again: its journal knows them")
 
+    def _await_turn(self) -> None:
+        """Wait until one more change is not too many: the first ones go at once, then one each PACE."""
+        with self.turns:
+            now = time.monotonic()
+            self.turn = turn = max(self.turn + PACE, now - AT_ONCE * PACE)
+        time.sleep(max(0.0, turn - now))
+
     def _add(self, zone: str, name: str, value: str, brief: bool) -> None:
         rr = name.removesuffix(zone).rstrip(".") or "@"
+        self._await_turn()
         entry, begun_before = self.journal.begin(zone=zone, rr=rr, value=value)
         try:
             self.journal.complete(entry, record_id=add_txt_record(self.cloud, zone, rr, value, brief))
@@ -241,6 +245,7 @@ class Publisher:
         zone, rr, value = entry["zone"], entry["rr"], entry["value"]
         record_id = entry.get("record_id") or find_txt_record(self.cloud, zone, rr, value)
         if record_id:
+            self._await_turn()
             delete_txt_record(self.cloud, record_id, brief)
         self.journal.end(entry)
 
