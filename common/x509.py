@@ -22,7 +22,10 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 # No "-" within: else a megabyte of beginnings without an end would be searched for minutes.
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s[^-]+-----END CERTIFICATE-----\r?\n?")
 # What the parser raises for what is no certificate or signing request, or has a part that cannot be.
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 # A CA's clock and ours may differ a little; a certificate this young is good.
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 

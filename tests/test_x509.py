@@ -258,3 +258,13 @@ def test_a_damaged_certificate_is_a_certificate_or_a_failure(damages: list[tuple
         return
     assert x509.serial_hex(chain[0]) and x509.issuer_name(chain[0])
     assert isinstance(x509.dns_names(chain[0]), list)
+
+
+def test_a_certificate_with_a_name_of_a_kind_that_nobody_reads_is_a_clear_failure():
+    # [3] is an x400Address (RFC 5280 section 4.2.1.6), where [2] is a DNS name.
+    der = LEAF.public_bytes(serialization.Encoding.DER)
+    changed = der.replace(b"\x82\x0bexample.com", b"\xa3\x0bexample.com")
+    assert changed != der
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(changed) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(Failure, match="cannot be read"):
+        x509.split_chain(pem, "a test")
