@@ -24,7 +24,7 @@ for folder in (str(ROOT), str(GUARD)):
 
 import sitecustomize  # noqa: E402, F401 - from here on, in this process too, only loopback can be reached
 
-from common import acme, config  # noqa: E402
+from common import acme, config, show  # noqa: E402
 from common import x509 as our_x509  # noqa: E402
 from common.state import State  # noqa: E402
 from lab import Lab  # noqa: E402
@@ -193,6 +193,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from fault_matrix import table
 
     terminalreporter.write_line("\n" + table(tried, held))
+
+
+@pytest.fixture(autouse=True)
+def narration_from_the_start() -> None:
+    """No test hears, or does not hear, what an earlier one in this process has settled."""
+    show.start("")
 
 
 @pytest.fixture(scope="session")

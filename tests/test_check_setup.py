@@ -17,7 +17,7 @@ import pytest
 from canned_server import CannedServer
 from conftest import SCRIPTS, Learner, clean_environment, load_script, open_account
 
-from common import config
+from common import alibaba, config
 from common import dns as our_dns
 from common.failure import Failure
 from common.state import State
@@ -366,7 +366,9 @@ def test_the_state_of_an_api_domain(script: Any, state: dict[str, str], verdict:
 
 @pytest.mark.parametrize(("status", "verdict"), [("ok", "ok"), ("cname_error", "warn")])
 def test_a_cdn_domain_whose_cname_does_not_lead_to_the_cdn(script: Any, status: str, verdict: str):
-    cdn = SimpleNamespace(call=lambda *_, **__: {"CertInfos": {"CertInfo": [{"DomainCnameStatus": status}]}})
+    info = alibaba.Members(DomainCnameStatus=status)
+    answer = alibaba.Members(CertInfos=alibaba.Members(CertInfo=[info]))
+    cdn = SimpleNamespace(call=lambda *_, **__: answer)
     assert script.check_cdn_domain(cdn, "www.example.test").verdict == verdict
 
 

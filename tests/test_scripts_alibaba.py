@@ -769,12 +769,12 @@ def test_a_second_install_sets_nothing(
 
 @each_installer
 def test_a_certificate_at_the_service_that_cannot_be_read_is_replaced(
-    number: str, monkeypatch: pytest.MonkeyPatch
+    number: str,
 ) -> None:
     script = load_script(number)
     pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    info = {"ServerCertificateStatus": "on", "ServerCertificate": pem}
-    answer = {"CertInfos": {"CertInfo": [info]}, "CertificateBody": pem}
+    info = alibaba.Members(ServerCertificateStatus="on", ServerCertificate=pem)
+    answer = alibaba.Members(CertInfos=alibaba.Members(CertInfo=[info]), CertificateBody=pem)
     cloud = SimpleNamespace(call=lambda *_: answer)
     pair = install.KeyPair([], "", "")
     asked = (
