@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, SCRIPTS, clean_environment
 from test_lab_up import ANY_PORTS, Up
 
+from lab import LabError
 from lab.check import Ca, Work, exercises
 from lab.check.steps import Step
 
@@ -148,3 +149,13 @@ def test_an_unknown_exercise_is_exit_code_2_and_says_how_they_are_called(name: s
     with pytest.raises(exercises.LabError, match="01-predict, 01-break") as caught:
         exercises.look_at(None, name, [])  # type: ignore[arg-type]
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("1", "01-predict and 01-break"), ("05", "05-predict and 05-break"), ("99-break", "13-break")],
+)
+def test_an_exercise_that_is_none_is_told_which_there_are(name: str, there: str):
+    with pytest.raises(LabError, match=f"there is no exercise {name}; there are .*{there}") as refusal:
+        exercises.look_at(None, name, [])  # type: ignore[arg-type] - the work is not looked at
+    assert refusal.value.exit_code == 2

@@ -28,9 +28,9 @@ def look_at(work: Work, name: str, answer: Iterable[str]) -> Step:
     words = {word.lower() for text in answer for word in text.replace(",", " ").split()}
     number, _, kind = name.partition("-")
     if number not in EXERCISES or kind not in ("predict", "break"):
-        raise LabError(
-            f"there is no exercise {name}; they are 01-predict, 01-break, … to 13-break", exit_code=2
-        )
+        nearest = f"{number.zfill(2)}-predict and {number.zfill(2)}-break"
+        they = nearest if number.zfill(2) in EXERCISES else "01-predict, 01-break, … to 13-break"
+        raise LabError(f"there is no exercise {name}; there are {they}", exit_code=2)
     title, _ = steps.STEPS[number]
     predict, broken = EXERCISES[number]
     if kind == "predict":
