@@ -23,7 +23,7 @@ PRINTS = {
     "A certificate, looked at": r"[0-9a-f]+ \[.*'\*\.example\.test'.*\] .*\nTrue",
     "A PFX": r"Help on function create_pfx.*",
     "Files": "True",
-    "All together: a name proven": "ready",
+    "All together: a name proven": "ready and no error",
     "A lab for your tests": r"https://127\.0\.0\.1:\d+/dir .*",
 }
 
