@@ -381,7 +381,7 @@ def look_at_access_key(settings: config.Settings, report: Report) -> bool:
         with report.trying("access key"):
             report.tell(*check_identity(sts.call(GetCallerIdentityRequest, {}, brief=True), changing))
         # A refusal is dated too, and may be about the clock.
-        report.tell(*check_clock("Alibaba Cloud", sts.date, ALIBABA_TOLERANCE))
+        report.tell(*check_clock("Alibaba Cloud", sts.date(), ALIBABA_TOLERANCE))
     return report.failures == before
 
 

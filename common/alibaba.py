@@ -152,7 +152,6 @@ class Client:
     def __init__(self, key: Credentials, region: str, endpoint: str, ca_bundle: str | None = None) -> None:
         _silence_sdk_logs()
         self.endpoint = endpoint
-        self.date: str | None = None  # the Date header of the last answer
         self._token = key.security_token
         # The key goes in as ak and secret: a credential object would lose to $ALIYUN_ACCESS_KEY_ID, were it set.
         self._sdk = AcsClient(
@@ -242,12 +241,16 @@ class Client:
                 words = f"{self.endpoint} answered {status} with no usable error code"
                 raise ApiError(action, _UNREADABLE, words, status)
             if code.startswith("InvalidTimeStamp"):
-                message += _off_by(self.date)
+                message += _off_by(self.date())
             raise ApiError(action, code, message, status, str(answer.get("RequestId", "")))
         return answer
 
+    def date(self) -> str | None:
+        """The Date header of the last answer to this thread; None when there was none."""
+        return getattr(self._answer, "date", None)
+
     def _keep_answer(self, response: Any, *_args: Any, **_kwargs: Any) -> None:
-        self.date = response.headers.get("Date")
+        self._answer.date = response.headers.get("Date")
         content = b""
         for piece in response.iter_content(65536):
             content += piece

@@ -104,7 +104,8 @@ CAUSES = {
     "ca-old-nonce": "badNonce",
     "ca-redirect": "redirected to http",
     "ca-pending": "is pending",
-    "ca-processing": "waited 300 s for the CA to issue",
+    # Said to 05 by chance, it ends the wait for the proofs too early, and 06 finds that out.
+    "ca-processing": "waited 300 s for the CA to issue|the order is pending",
     "ca-invalid-order": "the order is invalid",
     "ca-other-host": "localhost:9/.*refused",
     "ca-no-dns01": "offers no dns-01 challenge that can be used, but dns-persist-01, from-the-future-02",

@@ -1,9 +1,11 @@
 """common/alibaba.py: credentials, HTTPS always, retries, and errors without secrets; with the real SDK."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -355,3 +357,19 @@ def test_the_endpoint_is_always_named_so_that_no_location_service_is_asked(tmp_p
 def test_a_ca_bundle_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(Failure, match=r"\[alibaba\] ca_bundle: there is no file"):
         alibaba.connect(settings(tmp_path, "[alibaba]\nca_bundle = none.pem"), "cdn")
+
+
+def test_the_date_is_that_of_the_answer_to_the_same_thread():
+    client = alibaba.Client(alibaba.Credentials("id", "secret"), "cn-hangzhou", "127.0.0.1:9")
+    assert client.date() is None
+
+    def answered(date: str) -> None:
+        client._keep_answer(
+            SimpleNamespace(headers={"Date": date}, status_code=200, iter_content=lambda _: [])
+        )
+
+    answered("Tue, 24 Nov 2026 10:00:00 GMT")
+    other = threading.Thread(target=answered, args=["Tue, 24 Nov 2026 11:00:00 GMT"])
+    other.start()
+    other.join()
+    assert client.date() == "Tue, 24 Nov 2026 10:00:00 GMT"
