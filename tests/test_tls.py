@@ -28,6 +28,12 @@ NAMES = ("127.0.0.1", "www.example.test", "ca.example")
 GOOD = (-1, 30)  # the days from which, and to which, a certificate is valid
 
 
+USAGES = (
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+    "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+)  # fmt: skip
+
+
 def build(
     subject: str,
     key: x509.PrivateKey,
@@ -51,6 +57,10 @@ def build(
             crypto_x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
         )
     )
+    if ca:
+        # OpenSSL's strict mode, which Python 3.13 asks for, wants it of a CA.
+        usage = dict.fromkeys(USAGES, False) | {"key_cert_sign": True}
+        builder = builder.add_extension(crypto_x509.KeyUsage(**usage), critical=True)
     if names:
         general = [
             crypto_x509.IPAddress(ip_address(n)) if n[0].isdecimal() else crypto_x509.DNSName(n)
