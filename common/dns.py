@@ -201,10 +201,15 @@ def _ask(name: str, kind: str, server: NameServer) -> dns.message.Message | str:
     if isinstance(answer, dns.message.Message):
         status = dns.rcode.to_text(answer.rcode())
         told = [line for rrset in answer.answer for line in rrset.to_text().splitlines()]
-    show.unsaid_exchange(
-        "QUERY", f"dns:{name}?type={kind}", {"name": name, "type": kind, "server": str(server)},
-        str(status), {"answer": told}, time.monotonic() - started, "dns",
-    )  # fmt: skip
+    show.trace(
+        "dns",
+        time.monotonic() - started,
+        method="QUERY",
+        url=f"dns:{name}?type={kind}",
+        sent={"name": name, "type": kind, "server": str(server)},
+        status=str(status),
+        received={"answer": told},
+    )
     return answer
 
 

@@ -1,6 +1,7 @@
 """What installing on any service shares: the certificate to install, and proof that a server serves it."""
 
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -37,8 +38,6 @@ class KeyPair:
 
         It is legal for each service: a letter first, letters, digits and "_", 50 characters at most.
         """
-        import zlib
-
         # A serial has 40 hex digits at most (RFC 5280 section 4.1.2.2).
         return f"acme_{x509.serial_hex(self.leaf)[:40]}_{zlib.crc32(domain.encode()) & 0xFFFF:04x}"
 
@@ -103,11 +102,15 @@ def wait_until_served(domain: str, pair: KeyPair, verify_at: tuple[str, int] | N
     def ask() -> str | None:
         started = time.monotonic()
         missing = look()
-        show.unsaid_exchange(
-            "TLS", f"https://{host}/", {"address": f"{at[0]}:{at[1]}", "server name": host},
-            missing or "verified", {} if missing else {"serial": x509.serial_hex(pair.leaf)},
-            time.monotonic() - started, "tls",
-        )  # fmt: skip
+        show.trace(
+            "tls",
+            time.monotonic() - started,
+            method="TLS",
+            url=f"https://{host}/",
+            sent={"address": f"{at[0]}:{at[1]}", "server name": host},
+            status=missing or "verified",
+            received={} if missing else {"serial": x509.serial_hex(pair.leaf)},
+        )
         return missing
 
     def look() -> str | None:

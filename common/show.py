@@ -170,31 +170,7 @@ def exchange(
         say(f"--> {method} {what} <-- {status}")
     else:
         say("\n".join([f"--> {method} {url}", *_fields(sent), f"<-- {status}", *_fields(received)]))
-    unsaid_exchange(method, url, sent, status, received, seconds, kind)
-
-
-def unsaid_exchange(
-    method: str,
-    url: str,
-    sent: Mapping[str, Any],
-    status: str,
-    received: Mapping[str, Any],
-    seconds: float,
-    kind: str,
-) -> None:
-    """Write an exchange to the trace only: of a DNS question or a TLS handshake, a line is told by who asks.
-
-    kind: also "dns" and "tls"; the rest as in exchange()
-    """
-    record = {
-        "kind": kind,
-        "method": method,
-        "url": url,
-        "sent": sent,
-        "status": status,
-        "received": received,
-    }
-    _append_to_trace(record, seconds)
+    trace(kind, seconds, method=method, url=url, sent=sent, status=status, received=received)
 
 
 def facts(**values: Any) -> None:
@@ -207,9 +183,7 @@ def wrote(path: Path) -> None:
     # The trace may be shown to others: where on this machine the state folder is, is not for them.
     folder = _Output.trace.parent if _Output.trace else path.parent
     inside = path.is_relative_to(folder)
-    _append_to_trace(
-        {"kind": "wrote", "file": path.relative_to(folder).as_posix() if inside else path.name}, 0
-    )
+    trace("wrote", file=path.relative_to(folder).as_posix() if inside else path.name)
 
 
 def kept(path: Path, why: str) -> None:
@@ -247,7 +221,7 @@ def failure(error: Failure) -> None:
     _write(f"error: {error.what}", "bold red")
     if error.remedy:
         _write(f"what to do: {error.remedy}", "yellow")
-    _append_to_trace({"kind": "failure", "what": error.what, "remedy": error.remedy}, 0)
+    trace("failure", what=error.what, remedy=error.remedy)
 
 
 @contextlib.contextmanager
@@ -384,7 +358,8 @@ def _without_secrets(value: Any, level: int = 0) -> Any:
     return clean(value) if isinstance(value, str) else value
 
 
-def _append_to_trace(record: dict[str, Any], seconds: float) -> None:
+def trace(kind: str, seconds: float = 0, **members: Any) -> None:
+    """Write a line to the trace, printed or not: docs/trace.md has the kinds, and which members each has."""
     if not _Output.trace:
         return
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -395,7 +370,8 @@ def _append_to_trace(record: dict[str, Any], seconds: float) -> None:
         "step": _Output.step,
         "source": _Output.source,
         "seconds": round(seconds, 4),
-        **record,
+        "kind": kind,
+        **members,
     }
     line = json.dumps(_without_secrets(whole))
     with _lock, contextlib.suppress(OSError):

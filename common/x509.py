@@ -23,8 +23,12 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s[^-]+-----END CERTIFICATE-----\r?\n?")
 # What the parser raises for what is no certificate or signing request, or has a part that cannot be.
 _UNREADABLE = (
-    *(ValueError, TypeError, UnsupportedAlgorithm),
-    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
 )
 # A CA's clock and ours may differ a little; a certificate this young is good.
 _CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -221,7 +225,7 @@ def covers(certificate: x509.Certificate, domain: str) -> bool:
 def served_certificate(server_name: str, at: tuple[str, int], timeout: float = 10) -> x509.Certificate:
     """The leaf a TLS server sends for a name (SNI), whoever signed it; OSError when there is no handshake.
 
-    This looks, and trusts nothing: the caller compares. served_chain_verifies() does the trusting.
+    This looks, and trusts nothing: the caller compares. served_chain_problem() does the trusting.
     """
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -91,7 +91,7 @@ def _venv_python() -> Path:
 
 def _runs_our_version(python: Path) -> bool:
     """Whether .venv has a Python that starts, of our minor version: packages for another one do not fit."""
-    result = _run([str(python), "-c", "import sys; print(*sys.version_info[:2])"])
+    result = run([str(python), "-c", "import sys; print(*sys.version_info[:2])"])
     return result.returncode == 0 and result.stdout.split() == [str(n) for n in sys.version_info[:2]]
 
 
@@ -108,7 +108,7 @@ def _create_virtual_environment() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     VENV.mkdir()
     _write_stamp({UNFINISHED: "venv"})
-    result = _run([sys.executable, "-m", "venv", str(VENV)])
+    result = run([sys.executable, "-m", "venv", str(VENV)])
     if result.returncode != 0:
         raise LabError(f"cannot make {VENV}:\n{_last_lines(result.stdout)}")
 
@@ -117,7 +117,7 @@ def _install(python: Path, wanted: Mapping[str, str], stamp: Mapping[str, str]) 
     _say(f"installing {' and '.join(wanted)} into {VENV.name}")
     files = [argument for name in wanted for argument in ("-r", str(ROOT / name))]
     _write_stamp({UNFINISHED: "pip"})
-    result = _run(
+    result = run(
         [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *files]
     )
     if result.returncode != 0:
@@ -169,7 +169,7 @@ def _digest(file: Path) -> str:
 @functools.cache
 def _is_acme_pebble(program: str) -> bool:
     """Whether this program is Let's Encrypt's Pebble; other programs have that name too."""
-    return "-dnsserver" in _run([program, "-help"]).stdout
+    return "-dnsserver" in run([program, "-help"]).stdout
 
 
 def _is_debian() -> bool:
@@ -187,11 +187,11 @@ def _is_debian() -> bool:
 def _install_pebble_package() -> None:
     _say("installing the package pebble with apt-get")
     install = ["apt-get", "install", "--yes", "--no-install-recommends", "pebble"]
-    result = _run(install)
+    result = run(install)
     if result.returncode != 0:
         # A fresh machine has no package lists, or old ones.
-        _run(["apt-get", "update"])
-        result = _run(install)
+        run(["apt-get", "update"])
+        result = run(install)
     if result.returncode != 0:
         raise LabError(
             f"apt-get could not install pebble:\n{_last_lines(result.stdout)}\n{HOW_TO_GET_PEBBLE}",
@@ -209,9 +209,9 @@ def _unpack_pebble_package() -> None:
     folder = PRIVATE / "pebble"
     for part in (PRIVATE, folder):
         part.mkdir(mode=0o700, exist_ok=True)
-    result = _run(["apt-get", "download", "pebble"], folder)
+    result = run(["apt-get", "download", "pebble"], folder)
     for package in folder.glob("pebble_*.deb"):
-        result = _run(["dpkg-deb", "-x", str(package), str(folder)])
+        result = run(["dpkg-deb", "-x", str(package), str(folder)])
         package.unlink()
     if result.returncode != 0:
         raise LabError(
@@ -221,7 +221,7 @@ def _unpack_pebble_package() -> None:
         )
 
 
-def _run(command: Sequence[str], folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def run(command: Sequence[str], folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a program quietly, its output and errors together in stdout; a missing one is exit code 127."""
     try:
         return subprocess.run(  # noqa: S603

@@ -176,10 +176,14 @@ def key_name(key: Any) -> str:
     return f"EC P-{key.key_size}" if isinstance(key, ec.EllipticCurvePrivateKey) else f"RSA {key.key_size}"
 
 
-def short_serial(certificate: x509.Certificate) -> str:
-    """The beginning of the serial number, whole octets in hex, as the scripts print it."""
+def serial(certificate: x509.Certificate) -> str:
+    """The serial number, whole octets in hex, as the scripts print it."""
     text = f"{certificate.serial_number:x}"
-    return f"{'0' * (len(text) % 2)}{text}"[:8] + "…"
+    return "0" * (len(text) % 2) + text
+
+
+def short_serial(certificate: x509.Certificate) -> str:
+    return serial(certificate)[:8] + "…"
 
 
 def mode_beyond(path: Path, allowed: int) -> str | None:

@@ -203,7 +203,6 @@ class Workshop:
         self.scripts = {number: load_script(number) for number in ("01", "02", "03", "04", "05", "06")}
         self.made = 0
         show.start("tests", quiet=True)
-        self._account_key = self.scripts["01"].create_account_key("ec256")
         # An account that has proven all names: its orders are ready at once.
         self.proven = self.learner()
         self.open_account(self.proven)

@@ -62,7 +62,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "lab-stamp.json")
     monkeypatch.setattr(bootstrap, "PRIVATE", tmp_path / ".lab")
-    monkeypatch.setattr(bootstrap, "_run", machine.run)
+    monkeypatch.setattr(bootstrap, "run", machine.run)
 
     def start_again(python: Path, arguments: Sequence[str]) -> None:
         assert python.parent.parent == tmp_path / ".venv"

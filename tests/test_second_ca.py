@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Learner, dns_contents
+from conftest import Learner, account_of, dns_contents, key_of
 from cryptography.hazmat.primitives import serialization
 from second_ca import SecondCA
 from visitor import Visitor
@@ -419,20 +419,6 @@ def test_a_ca_without_profiles_or_advice_says_so(
 
 
 # The account's life.
-
-
-def account_of(learner: Learner, key: jws.PrivateKey) -> str | None:
-    """The account that the CA knows a key by, asked by the test itself; None when there is none."""
-    ca = acme.connect(config.load(learner.ini), key)
-    try:
-        return ca.post(ca.url("newAccount"), {"onlyReturnExisting": True}).location
-    except acme.Problem as problem:
-        assert problem.type == "accountDoesNotExist"
-        return None
-
-
-def key_of(path: Path) -> jws.PrivateKey:
-    return our_x509.load_private_key(path.read_bytes(), path)
 
 
 @pytest.mark.parametrize("broke_off", [None, "before the POST", "after the POST"])

@@ -117,9 +117,11 @@ def test_the_trace_says_which_run_and_which_step_a_record_belongs_to(tmp_path: P
     assert {first["run"], second["run"], third["run"]} == {os.getpid()}
 
 
-def test_an_unsaid_exchange_is_traced_and_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_traced_alone_is_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     show.start("05_dns_challenge", trace=tmp_path / "trace.jsonl")
-    show.unsaid_exchange("QUERY", "dns:x?type=TXT", {"name": "x"}, "NOERROR", {"answer": []}, 0.1, "dns")
+    show.trace(
+        "dns", 0.1, url="dns:x?type=TXT", sent={"name": "x"}, status="NOERROR", received={"answer": []}
+    )
     assert capsys.readouterr().err == ""
     assert json.loads((tmp_path / "trace.jsonl").read_text())["url"] == "dns:x?type=TXT"
 
@@ -146,7 +148,7 @@ def test_a_registered_secret_appears_in_no_form_and_nowhere(
     show.result(f"result {form}")
     show.failure(Failure(f"failure {form}", f"remedy {form}"))
     show.exchange("POST", f"https://x/?q={form}", {"a": {"b": [form]}}, form, {"body": form}, 0, "alibaba")
-    show.unsaid_exchange("QUERY", f"dns:{form}", {"name": form}, form, {"answer": [form]}, 0, "dns")
+    show.trace("dns", url=f"dns:{form}", sent={"name": form}, status=form, received={"answer": [form]})
     show.step(f"step {form}", f"source {form}")
     show.wrote(tmp_path / quote(form, safe=""))
     with show.waiting(10) as waiting:

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,11 +39,11 @@ def versions() -> dict[str, str]:
     found = {"Python": sys.version.split()[0]}
     if shutil.which("dpkg-query"):
         for package in (*PACKAGES, CURL, "pebble"):
-            answer = _run(["dpkg-query", "--show", "--showformat", "${Version}", package])
+            answer = bootstrap.run(["dpkg-query", "--show", "--showformat", "${Version}", package])
             if answer.returncode == 0 and answer.stdout:
                 found[package] = answer.stdout
     for program in (CERTBOT, SEWER):
-        frozen = _run([str(program.with_name("python")), "-m", "pip", "freeze"])
+        frozen = bootstrap.run([str(program.with_name("python")), "-m", "pip", "freeze"])
         for name, version in re.findall(r"^(certbot\S*|sewer)==(\S+)$", frozen.stdout, re.MULTILINE):
             found[f"{name} (PyPI)"] = version
     return found
@@ -61,11 +60,11 @@ def _install_packages(packages: list[str]) -> str:
         return "not installed; as root on Debian and Ubuntu it would be"
     print(f"lab: installing {' '.join(packages)} with apt-get", file=sys.stderr, flush=True)
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
-    answer = _run(command)
+    answer = bootstrap.run(command)
     if answer.returncode != 0:
         # A fresh machine has no package lists, or old ones.
-        _run(["apt-get", "update"])
-        answer = _run(command)
+        bootstrap.run(["apt-get", "update"])
+        answer = bootstrap.run(command)
     return f"apt-get could not install it: {_last_line(answer.stdout)}"
 
 
@@ -82,27 +81,11 @@ def _install_from_pypi(program: Path) -> str | None:
     shutil.rmtree(venv, ignore_errors=True)
     pip = [str(program.with_name("python")), "-m", "pip", "install", "--quiet", "--no-input"]
     for command in ([sys.executable, "-m", "venv", str(venv)], [*pip, "-r", str(requirements)]):
-        answer = _run(command)
+        answer = bootstrap.run(command)
         if answer.returncode != 0:
             return f"pip could not install it: {_last_line(answer.stdout)}"
     shutil.copyfile(requirements, stamp)
     return None
-
-
-def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Run a program quietly, its output and errors together in stdout; a missing one is exit code 127."""
-    try:
-        return subprocess.run(  # noqa: S603
-            command,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        )
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 127, stdout=f"{command[0]}: {error.strerror}")
 
 
 def _last_line(text: str) -> str:

@@ -84,11 +84,11 @@ def certificates(state: Path) -> list[dict[str, Any]]:
     unique = {leaf.serial_number: leaf for leaf in [*found, *([current] if current else [])]}
     return [
         {
-            "serial": serial(leaf),
+            "serial": look.serial(leaf),
             "names": sorted(look.names(leaf)),
             "until": leaf.not_valid_after_utc.date().isoformat(),
             "current": leaf == current,
-            "status": "revoked" if serial(leaf) == revoked else _status_by_date(leaf),
+            "status": "revoked" if look.serial(leaf) == revoked else _status_by_date(leaf),
         }
         for leaf in sorted(unique.values(), key=lambda leaf: leaf.not_valid_before_utc, reverse=True)
     ]
@@ -124,12 +124,6 @@ def self_contained(told: dict[str, Any]) -> str:
     return html.replace(
         SCRIPT, f'<script type="application/json" id="picture">{data}</script>\n<script>{script}</script>'
     )
-
-
-def serial(certificate: x509.Certificate) -> str:
-    """The serial number as the scripts print it."""
-    text = f"{certificate.serial_number:x}"
-    return "0" * (len(text) % 2) + text
 
 
 def _hash(text: str) -> str:

@@ -242,7 +242,7 @@ class Watch:
             return {"locked": False, "words": error.verify_message}
         except OSError as error:
             return {"locked": False, "words": f"no TLS handshake: {error.strerror or error}"}
-        serial = report.serial(leaf)
+        serial = look.serial(leaf)
         if serial in revoked:
             return {"locked": False, "words": f"serial {serial}, which is revoked"}
         return {"locked": True, "words": f"serial {serial}, verified"}
